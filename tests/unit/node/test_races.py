@@ -25,7 +25,7 @@ from peerjob import (
     SignalTimeout,
     State,
 )
-from peerjob.node.work.durable_run import LOOK_AGAIN, UNAWAITED_SECONDS
+from peerjob.node.work.durable_run import LOOK_AGAIN, QUIET_PASSES, UNAWAITED_SECONDS
 from peerjob.testing import VirtualClock, running_node
 from support.factories import memory_store
 from support.flaky import FlakyStore
@@ -341,3 +341,39 @@ async def test_a_wait_beside_a_cancelled_child_does_not_show_that_its_body_has_e
     assert await node.signal(instance, Signal("last", int), 1)
     assert await instance.result(20) == 1
     assert RUNS["body"] <= 4
+
+
+async def test_a_body_that_goes_on_beside_a_wait_has_time_from_its_last_verb(node: Node) -> None:
+    async def work(context: Context) -> None:
+        for number in range(5):
+            await context.step(f"step {number}", RUNS.update, ("steps",))
+            for _ in range(QUIET_PASSES // 2):
+                await asyncio.sleep(0)
+
+    async def body(context: Context = INJECTED) -> None:
+        await asyncio.gather(context.wait_for(APPROVAL), work(context))
+
+    instance = await begun(node, body)
+    assert instance.waits_for == "signal approval"
+    assert RUNS["steps"] == 5
+
+
+async def test_a_wait_for_children_that_nothing_awaits_leaves_no_mark(node: Node) -> None:
+    """The mark would show them over, although their bodies still run."""
+    left: list[asyncio.Future[Any]] = []
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async def body(context: Context = INJECTED) -> None:
+        child = await context.start("child", Job("hang", hang).call())
+        await asyncio.sleep(1)
+        await node.cancel_instance(child.id)
+        left.append(asyncio.ensure_future(child.ended()))
+        await context.wait_for(APPROVAL)
+
+    node.register(Job("hang", hang))
+    instance = await begun(node, body)
+    await node.clock.advance(2)  # type: ignore[attr-defined]
+    assert (await instance.refresh()).waits_for == "signal approval"
+    assert (await node._store.steps(instance.id)).steps == ()  # pyright: ignore[reportPrivateUsage]
