@@ -77,6 +77,15 @@ _CONSTANTS = {
 }
 _WITH_MORE = {"commit_linked": ("commit", "thread_outcome")}
 """Scripts with the code of another one and a further definition, which the code uses if it is there."""
+_LATE = frozenset(
+    (
+        *("pass_kind", "pass_new", "pass_ended", "pass_slots", "wake", "wake_in_limits", "next_moment"),
+        *("take_unusual", "repeat_claims", "set_aside", "write_planned_aside", "remove_damaged_limits"),
+    )
+)
+"""Functions that few calls of a script run. Each contains the functions that only such functions use: a call that does
+not run it makes none of them."""
+_FUNCTION = re.compile(r"(local (?:function \w+|\w+ = (?:\w+ and )?function))\(")
 _REST = "-- The rest needs further definitions.\n"
 """A line in a script. A call that ends before it makes only the definitions that the part above needs."""
 _OWN_LAYOUT_CHECK = ("open", "wipe", "enqueue_one")
@@ -112,8 +121,8 @@ class Script:
 Argument = str | bytes | int
 Call = tuple[str, Sequence[Argument]]
 """The name of a script, and the arguments for the script."""
-_Definition = tuple[list[str], str, frozenset[str]]
-"""The names that a definition defines, its code, and the names of earlier definitions in its code."""
+_Definition = tuple[list[str], tuple[str, ...], frozenset[str]]
+"""The names that a definition defines, its code in pieces, and the names of earlier definitions in its code."""
 Reply = Any
 """The reply of a script: bytes, integers, None, or lists of them. The header of each script describes its reply."""
 
@@ -155,7 +164,7 @@ def _definitions(parts: Iterable[str]) -> tuple[list[_Definition], dict[str, str
         else:
             code = _with_literals(text, literals)
             # Only these words, because all words of all definitions would take a megabyte.
-            definitions.append((names, code, frozenset(known.intersection(_TOKEN.findall(code)))))
+            definitions.append((names, (code,), frozenset(known.intersection(_TOKEN.findall(code)))))
             known.update(names)
     return definitions, literals
 
@@ -191,12 +200,12 @@ def _nested(definitions: Sequence[_Definition], body: str, ends: Container[int])
             known = {name for names, *_ in definitions[:at] for name in names}
             outer = known.intersection(chain.from_iterable(words[at:]))
             if at in ends or len(outer) <= _MAX_OUTER:
-                functions = [names[0] for names, text, _ in definitions[:at] if text.startswith("local function")]
+                functions = [names[0] for names, code, _ in definitions[:at] if _FUNCTION.match(code[0])]
                 arguments = [name for name in functions if name in outer][: max(0, len(outer) - _MAX_OUTER)]
                 passed.append(", ".join(arguments))
                 pieces.append(f"return (function({passed[-1]})\n")
                 begin = at
-        pieces += (code, "\n")
+        pieces += chain.from_iterable((piece, "\n") for piece in code)
     return [*pieces, body, *(f"\nend)({names})" for names in reversed(passed))]
 
 
@@ -205,10 +214,29 @@ def _needed(wanted: Set[str], definitions: Sequence[_Definition]) -> list[_Defin
     words, chosen = set(wanted), list[_Definition]()
     for definition in reversed(definitions):
         names, _, own_words = definition
-        if words.intersection(names):
+        if not words.isdisjoint(names):
             words.update(own_words)
             chosen.append(definition)
     return chosen[::-1]
+
+
+def _with_late(wanted: Set[str], definitions: Sequence[_Definition], known: frozenset[str]) -> list[_Definition]:
+    """Return what `_needed` does without known definitions; late functions contain what only they need."""
+    needed = _needed(wanted, definitions)
+    # All other definitions stay outside, because they can have a state, which the functions share.
+    state = {name for names, code, _ in needed if not _FUNCTION.match(code[0]) for name in names}
+    early = [(names, code, frozenset[str]() if names[0] in _LATE else words) for names, code, words in needed]
+    outer = known.union(*(names for names, *_ in _needed(wanted | state, early)))
+    chosen = [definition for definition in needed if definition[0][0] in outer.difference(known)]
+    for at, (names, code, words) in enumerate(chosen):
+        inner = _with_late(words, definitions, outer) if names[0] in _LATE else []
+        begin = _FUNCTION.match(code[0])
+        if inner and begin:
+            inner_code = chain.from_iterable(pieces for _, pieces, _ in inner)
+            own = frozenset(chain.from_iterable(own_names for own_names, *_ in inner))
+            with_inner = (f"{begin[1]}(...)", *inner_code, *code, f"return {names[0]}(...)\nend")
+            chosen[at] = (names, with_inner, words.union(*(needs for *_, needs in inner)) - own)
+    return chosen
 
 
 def _script(
@@ -229,10 +257,10 @@ def _script(
     for part in parts:
         words = frozenset(_TOKEN.findall(part))
         wanted |= words
-        chosen += [definition for definition in _needed(wanted, definitions) if definition not in chosen]
+        chosen += _with_late(wanted, definitions, frozenset(name for names, *_ in chosen for name in names))
         if part is not parts[-1]:
             names = [name for group in _DEFINITION.findall(part) for name in group.split(", ")]
-            chosen.append((names, part.strip("\n"), words))
+            chosen.append((names, (part.strip("\n"),), words))
             ends.add(len(chosen))
     pieces = _nested(chosen, parts[-1], ends)
     commands = {command.lower() for piece in pieces for command in _COMMAND.findall(piece)}

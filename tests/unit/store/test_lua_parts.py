@@ -112,6 +112,13 @@ def test_a_script_gets_what_it_names_and_nothing_else() -> None:
         assert shebang == "#!lua" if grows else shebang in ("#!lua flags=allow-oom", "#!lua flags=no-writes")
 
 
+def test_a_late_function_contains_what_only_late_ones_need() -> None:
+    before, late = load_scripts()["claim"].source.split("local function write_planned_aside(...)\n")
+    assert "local function unindex(" not in before
+    assert late.index("local function unindex(") < late.index("return write_planned_aside(...)\n")
+    assert "local function write_planned_aside(" not in load_scripts()["read"].source
+
+
 def test_a_reader_can_hold_each_script() -> None:
     folder = Path(peerjob.store.lua.__file__).parent / "scripts"
     sizes = {path.name: len(path.read_text().splitlines()) for path in folder.rglob("*.lua")}
@@ -140,13 +147,16 @@ def test_every_script_is_run_and_every_run_script_exists() -> None:
 
 
 def test_no_local_name_is_that_of_a_definition() -> None:
-    """A script gets each definition that it names: a local name would add one, which costs every call."""
+    """A script gets each definition that it names: a local name or a field would add one, which costs every call."""
     folder = Path(peerjob.store.lua.__file__).parent / "scripts"
     defined: set[str] = set()
     for path in (folder / "lib").glob("*.lua"):
         for names in re.findall(r"^local (?:function )?([\w, ]+)", path.read_text(), re.MULTILINE):
             defined.update(names.strip().split(", "))
-    bound = r"\blocal (?:function )?([\w, ]+)|\bfor ([\w, ]+?) (?:in|=)|\bfunction ?\w*\(([\w, ]*)\)"
+    bound = (
+        r"\blocal (?:function )?([\w, ]+)|\bfor ([\w, ]+?) (?:in|=)|\bfunction ?\w*\(([\w, ]*)\)"
+        r"|(?:\{|\}, )(\w+) = (?!\4\b)"  # a field of a table
+    )
     clashes: list[tuple[str, str]] = []
     for path in folder.rglob("*.lua"):
         text = re.sub("--.*", "", path.read_text())

@@ -29,7 +29,7 @@ for _, kind in ipairs(kinds) do
         remember_removed(id, created_at(record))
       end
       if gates then
-        gates.leaves(id, kind, true)
+        leave_gate(id, kind, true)
       end
       if layout == FLOWS_LAYOUT and (not record or record.thread) then
         settle_later('e' .. id .. '0', 'k' .. id)

@@ -57,7 +57,7 @@ local function add_instance(shape, id, key, spec, waits, concurrency, gate_key)
   end
   put_string(key, shape.record)
   put_string(spec_key(id), spec)
-  local comes_to_gate = gates and concurrency and gates.bring(id, shape, concurrency, gate_key, waits)
+  local comes_to_gate = gates and concurrency and bring_to_gate(id, shape, concurrency, gate_key, waits)
   if not waits and not comes_to_gate then
     add_to_queue(id, kind, shape.priority, shape.due, shape.suspect)
   end
@@ -108,7 +108,7 @@ local function add_alike(shape, keys, stored, removed, at)
     pending.ZADD[prepare_queue(shape.kind)], newly_due[shape.kind] = queue, queued / 2
   end
   if coming > 0 then
-    gates.bring_all(shape, concurrency, gate_ids, gate_keys)
+    bring_all_to_gate(shape, concurrency, gate_ids, gate_keys)
   end
   return true
 end

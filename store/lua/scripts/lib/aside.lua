@@ -10,9 +10,9 @@ local function set_aside(id, kind, reason)
     settle_later('e' .. id .. '0', 'k' .. id)
   end
   if gates and kind ~= '' then
-    gates.leaves(id, kind, true)
+    leave_gate(id, kind, true)
   elseif gates then
-    gates.leaves_any(id)
+    leave_any_gate(id)
   end
   local schedule = call('HGET', SLOTS, id)
   if schedule then
@@ -45,9 +45,7 @@ local function unindex(id, kinds)
   end
 end
 
--- Do what set_aside and count_stray have planned. Return a flat list with "1" for an instance that was set aside, "l" for
--- a limit or a rule, or "" for an entry, and id, kind and reason of each. See count_stray.
-local function write_set_aside()
+local function write_planned_aside()
   local ASIDE_LIMIT, ASIDE_MS, MAX_SEARCHED = 1000, 7 * 86400000, 5000
   local report = {}
   local function add_to_report(is_aside, one)
@@ -84,4 +82,10 @@ local function write_set_aside()
     count_damaged(#to_set_aside + #strays)
   end
   return report
+end
+
+-- Do what set_aside and count_stray have planned. Return a flat list with "1" for an instance that was set aside, "l" for
+-- a limit or a rule, or "" for an entry, and id, kind and reason of each. See count_stray.
+local function write_set_aside()
+  return (to_set_aside[1] or strays[1]) and write_planned_aside() or {}
 end

@@ -23,7 +23,7 @@ local function move_due(claim)
     end
     add('ZREM', DELAYED, member)
   end
-  if gates then
+  if gates and gates.is_busy then
     pass_gates()
   end
   write_all()

@@ -4,8 +4,8 @@
 -- `next_due`. Of the incarnations that wait for a limit, one gets the moment.
 local next_moment = shared and function(incarnation, next_due)
   for kind, rule in pairs(shared.held_back) do
-    local closed = limit_wakes.closed_limit(rule)
-    if closed and not limit_wakes.has_alarm(closed, incarnation) and shared.queued(kind) > 0 then
+    local closed = closed_limit(rule)
+    if closed and not has_alarm(closed, incarnation) and shared.queued(kind) > 0 then
       closed.told = true
       add_pair('HSET', limit_key(closed.name), 'alarm', digits(closed.opens) .. ' ' .. incarnation)
       next_due = next_due > 0 and min(next_due, closed.opens) or closed.opens

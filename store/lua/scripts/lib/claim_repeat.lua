@@ -66,17 +66,8 @@ local function kept_claims(kept, request)
   return ids, fences, at, next_due
 end
 
--- Return the reply for a request that was answered before, without the claims that have ended since; or nil. `kept` is
--- the answer to the last request of the command.
-local function repeat_answer(command, request, kept)
-  -- An answer that cannot be read counts as none: the node hands back the claims that it does not know.
-  if not kept or not find(kept, '^[^\n]*\n%d+\n%d+\n') then
-    return nil
-  elseif sub(kept, 1, #request + 1) ~= request .. '\n' then
-    -- The call waited on a connection that its node has left: no node reads the reply.
-    local is_late = command == 'hint-claim' and request < kept
-    return is_late and claim_reply or nil
-  end
+-- Return the reply for a request that was answered before, without the claims that have ended since.
+local function repeat_claims(request, kept)
   local ids, fences, at, next_due = kept_claims(kept, request)
   claim_reply[2], claim_reply[3] = tonumber(at), tonumber(next_due)
   local stored = #ids > 0 and read_with_specs(ids)
@@ -89,4 +80,17 @@ local function repeat_answer(command, request, kept)
     end
   end
   return claim_reply
+end
+
+-- Return the reply for a request that was answered before; or nil. `kept` is the answer to the last request of the command.
+local function repeat_answer(command, request, kept)
+  -- An answer that cannot be read counts as none: the node hands back the claims that it does not know.
+  if not kept or not find(kept, '^[^\n]*\n%d+\n%d+\n') then
+    return nil
+  elseif sub(kept, 1, #request + 1) ~= request .. '\n' then
+    -- The call waited on a connection that its node has left: no node reads the reply.
+    local is_late = command == 'hint-claim' and request < kept
+    return is_late and claim_reply or nil
+  end
+  return repeat_claims(request, kept)
 end

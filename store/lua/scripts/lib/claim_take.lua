@@ -17,17 +17,18 @@ local function give(claim, id, key, kind, text, fence, flags)
   end
 end
 
--- Claim an instance whose record is not as most are. Return whether it can be claimed.
-local function take_unusual(claim, id, key, kind, record, spec, flags)
-  if not record or record.state ~= SCHEDULED or record.kind ~= kind or record.fence == LATEST then
-    return false
+-- Claim an instance whose record is not as most are. Return whether it can be claimed, and its record.
+local function take_unusual(claim, id, key, kind, raw, spec, flags)
+  local record = decode(raw)
+  if not spec or not record or record.state ~= SCHEDULED or record.kind ~= kind or record.fence == LATEST then
+    return false, record
   end
   record.fence, record.owner = max(record.fence + 1, now), claim.incarnation
   record.attempts = record.attempts + 1
   add_transition(record, PROCESSING, claim.name, '')
   give(claim, id, key, kind, encode(record), record.fence, flags)
   add_to_reply(id, spec, record)
-  return true
+  return true, record
 end
 
 -- Give a source one more instance, instead of one that it returned and that cannot be claimed.
@@ -67,12 +68,14 @@ local function take(claim, selection, ids, sources)
       claim.cut_at = claim.cut_at or kind
     else
       local usual = claimed(raw, kind, incarnation, name)
-      local unusual = not usual and decode(raw)
-      if usual and spec then
+      local is_taken, unusual = usual and spec, nil
+      if is_taken then
         give(claim, id, key, kind, usual.text, usual.fence, flags)
         add_to_reply(id, spec, usual)
-        claim.bytes = claim.bytes + #spec
-      elseif spec and take_unusual(claim, id, key, kind, unusual, spec, flags) then
+      elseif not usual then
+        is_taken, unusual = take_unusual(claim, id, key, kind, raw, spec, flags)
+      end
+      if is_taken then
         claim.bytes = claim.bytes + #spec
       else
         claim.refused = claim.refused + 1

@@ -65,7 +65,7 @@ local gate_moves = gates and function(kind, own)
     end
     local texts = ids[1] and call('HMGET', g, unpack(ids)) or NOTHING
     for at = #ids, 1, -1 do
-      local letter, _, _, of = gates.parsed(texts[at])
+      local letter, _, _, of = parsed_entry(texts[at])
       if letter == 'q' and of == key and not (gates.leaving[kind] or NOTHING)[ids[at]] then
         return ids[at] .. found[2 * at] .. ','
       end
@@ -87,7 +87,7 @@ local gate_moves = gates and function(kind, own)
     if not tonumber(score) or score - instance.score <= 0 then
       return false
     end
-    local record, letter, time, concurrency = decode(call('MGET', record_key(id))[1]), gates.parsed(call('HGET', g, id))
+    local record, letter, time, concurrency = decode(call('MGET', record_key(id))[1]), parsed_entry(call('HGET', g, id))
     if not record or record.state ~= SCHEDULED or letter ~= 'q' then
       return false
     end

@@ -28,7 +28,7 @@ local pass_kind = gates and function(kind, keys)
     texts = call('HMGET', g, unpack(ids))
   end
   for at = 1, #ids do
-    if gates.is_whole(texts[at]) then
+    if is_whole_entry(texts[at]) then
       keys_of[at] = sub(texts[at], 22)
       touch(keys_of[at])
     end
@@ -39,7 +39,7 @@ local pass_kind = gates and function(kind, keys)
   end
   for at, text in ipairs(came[1] and call('HMGET', g, unpack(ids_returning)) or NOTHING) do
     local instance, _ = came[at], nil
-    instance.letter, _, instance.concurrency, instance.key = gates.parsed(text)
+    instance.letter, _, instance.concurrency, instance.key = parsed_entry(text)
     if instance.key then
       touch(instance.key)
     end

@@ -138,7 +138,7 @@ local pass_ended = gates and function(kind, ids)
   end
   for at = 1, next(unusual) and #ids or 0 do
     if unusual[sub(texts[at], 22)] then
-      gates.leaves(ids[at], kind, true)
+      leave_gate(ids[at], kind, true)
     end
   end
   plan_list('HDEL', g, ids)

@@ -70,14 +70,14 @@ local function work_due(incarnation)
   else
     -- Kinds that the last claim left out count, too: the node may take them now.
     for _, kind in ipairs(call('SMEMBERS', set_key(set))) do
-      if not shared or limit_wakes.wanted(kind, 1) > 0 then
+      if not shared or wanted_nodes(kind, 1) > 0 then
         keys[#keys + 1], keys[#keys + 2] = ready_key(kind), suspects_key(kind)
       end
     end
   end
   local due, has_more = keys[1] and call('EXISTS', unpack(keys)) > 0, false
   if due and shared and letter == 'x' then
-    due, has_more = limit_wakes.is_due_in(keys)
+    due, has_more = is_due_in_limits(keys)
   end
   local next_due = not due and earliest_due()
   return (due or next_due and next_due <= now) and '1' or has_more and '' or '0'
@@ -137,9 +137,9 @@ end
 -- Wake as many nodes as there are newly queued instances. If a new delayed instance is the earliest one, wake one node,
 -- so that the node learns when to claim.
 local function wake_for_new_work()
-  for kind, wanted in pairs(newly_due) do
+  for kind, wanted in pairs(idle_left > 0 and newly_due or {}) do
     if shared then
-      limit_wakes.wake(kind, wanted, wake)
+      wake_in_limits(kind, wanted, wake)
     else
       wake(kind, wanted)
     end

@@ -18,7 +18,7 @@
 -- While a script runs, a limit has `left`: how many starts are possible; `opens`: the moment at which time alone makes
 -- further starts possible, or nil; `before`: how many starts were possible at first.
 local shared = limited and (function()
-  local self = {held_back = {}, damaged = {}, ended = {}, limits = {}, are_missing = false}
+  local self = {held_back = {}, damaged = {}, with_ends = {}, limits = {}, are_missing = false}
   local rules, limits, numbers, without_bodies = {}, self.limits, {}, {}
 
   -- Return fields of a hash, and whether the key has another type.
@@ -208,8 +208,8 @@ local shared = limited and (function()
   function self.ends(kind)
     local rule = self.rule(kind)
     for _, limit in ipairs(rule and rule.limits or {}) do
-      if not self.ended[limit.name] then
-        self.ended[limit.name], limit.was_full = limit, self.left(limit) <= 0 and not limit.opens
+      if not self.with_ends[limit.name] then
+        self.with_ends[limit.name], limit.was_full = limit, self.left(limit) <= 0 and not limit.opens
       end
     end
   end

@@ -82,7 +82,7 @@ end
 -- take them.
 local function release_key_and_slot(record, id)
   if gates then
-    gates.leaves(id, record.kind, true)
+    leave_gate(id, record.kind, true)
   end
   if record.key and call('HGET', unique_key(record.kind), record.key) == id then
     add('HDEL', unique_key(record.kind), record.key)
@@ -185,7 +185,7 @@ local function end_claim(incarnation, id, record, to)
     add_transition(record, SCHEDULED, to.node, to.note)
     record.owner, record.due = '', to.due
     if gates then
-      gates.leaves(id, record.kind, false)
+      leave_gate(id, record.kind, false)
     end
     reindex(record, id, PROCESSING)
     if not to.waits then
@@ -218,11 +218,11 @@ local function end_usual(owned, incarnation, id, key, raw, state, node, note, re
     end
     remember_end(kind, id, held)
     if gates then
-      local ended_here = gates.ended[kind]
+      local ended_here = gates.ends[kind]
       if ended_here then
         ended_here[#ended_here + 1] = id
       elseif ended_here == nil then
-        gates.ends(id, kind)
+        end_past_gate(id, kind)
       end
     end
     put_string(key, record)

@@ -133,7 +133,7 @@ local entered = {}
 
 local function add_to_queue(id, kind, priority, due, suspect, passed)
   if due <= now then
-    if gates and not passed and gates.comes(id, kind, priority, due, suspect) then
+    if gates and not passed and come_to_gate(id, kind, priority, due, suspect) then
       return
     end
     if entered.kind ~= kind or entered.suspect ~= suspect or entered.pending ~= pending then
@@ -163,7 +163,7 @@ end
 -- its queue.
 local function remove_from_queue(record, id)
   local suspect = is_suspect(record)
-  local place = gates and gates.place(id, record.kind, record.due) or record.due
+  local place = gates and place_past_gate(id, record.kind, record.due) or record.due
   check_zset(DELAYED)
   add('ZREM', DELAYED, delayed_member(id, suspect, record.priority, record.kind))
   add('ZREM', prepare_queue(record.kind, suspect, true), ready_member(place, id))

@@ -2,8 +2,6 @@
 -- Scheduled and indexed, but in no queue.
 -- A script keeps each instance that leaves a slot. After the script has planned everything else, the script passes the
 -- slot on and wakes nodes for new work.
--- One function does both: few calls have a slot to pass on, and the server builds every function of a script at each
--- call.
 local slot_leavers = nil
 
 local function free_slot_later(schedule, id)
@@ -25,7 +23,7 @@ end
 -- what it leaves of that room and of the instances that became due: both are kept for it.
 local offer_ended = shared and function()
   local names, follower = {}, shared.followed_by_claim
-  for name, limit in pairs(shared.ended) do
+  for name, limit in pairs(shared.with_ends) do
     limit.left = nil
     if limit.was_full then
       names[#names + 1], names[name] = name, true
@@ -51,15 +49,15 @@ local offer_ended = shared and function()
     add_pair('HSET', follower, 'passed', table.concat(passed, '\0'))
     newly_due = {}
   end
-  shared.ended = {}
+  shared.with_ends = {}
 end
 
 local pass_gates = gates and function()
   local leaving, coming, new, kinds = gates.leaving, gates.coming, gates.new, {}
-  for kind, ids in pairs(gates.ended) do
+  for kind, ids in pairs(gates.ends) do
     local is_usual = ids and not (leaving[kind] or coming[kind] or new[kind]) and pass_ended(kind, ids)
     for n = 1, ids and not is_usual and #ids or 0 do
-      gates.leaves(ids[n], kind, true)
+      leave_gate(ids[n], kind, true)
     end
   end
   for kind, groups in pairs(new) do
@@ -75,12 +73,12 @@ local pass_gates = gates and function()
   for kind in pairs(kinds) do
     pass_kind(kind, {})
   end
-  gates.leaving, gates.ended, gates.coming, gates.new, gates.unused = {}, {}, {}, {}, {}
+  gates.leaving, gates.ends, gates.coming, gates.new, gates.unused, gates.is_busy = {}, {}, {}, {}, {}, false
 end
 
-local function pass_slots_and_wake()
+local function pass_slots()
   local leavers = {}
-  for _, one in ipairs(slot_leavers or {}) do
+  for _, one in ipairs(slot_leavers) do
     local schedule, id = one[1], one[2]
     leavers[schedule] = leavers[schedule] or {}
     leavers[schedule][id] = true
@@ -109,7 +107,13 @@ local function pass_slots_and_wake()
       add('HDEL', SLOTS, id)
     end
   end
-  if gates then
+end
+
+local function pass_slots_and_wake()
+  if slot_leavers then
+    pass_slots()
+  end
+  if gates and gates.is_busy then
     pass_gates()
   end
   if shared then

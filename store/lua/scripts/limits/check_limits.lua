@@ -11,7 +11,7 @@ local stored, kinds, seen = shared and call('HGETALL', LIMITS) or {}, {}, {}
 for n = 1, #stored, 2 do
   local what, kind = sub(stored[n], 1, 1), sub(stored[n], 2)
   if (what == 'k' or what == 'g') and kind >= from and not seen[kind]
-    and (gates.has(kind) or call('HLEN', kind_key('n', kind)) > 0) then
+    and (has_keys(kind) or call('HLEN', kind_key('n', kind)) > 0) then
     seen[kind], kinds[#kinds + 1] = true, kind
   end
 end
@@ -31,7 +31,7 @@ local function count_again(kind)
   end
   local entries, counts = call('HGETALL', g), call('HGETALL', n)
   for at = 2, #entries, 2 do
-    local letter, time, number, key = gates.parsed(entries[at])
+    local letter, time, number, key = parsed_entry(entries[at])
     if letter then
       local state, id = state_of(key, unpack_text('>I4', number)), entries[at - 1]
       known[id] = true
@@ -95,7 +95,7 @@ if kind then
   local found, ids, keys, touched = call('HSCAN', kind_key('g', kind), at, 'COUNT', ARGV[4]), {}, {}, {}
   local records = {}
   for n = 1, #found[2], 2 do
-    local letter, _, _, key = gates.parsed(found[2][n + 1])
+    local letter, _, _, key = parsed_entry(found[2][n + 1])
     if letter then
       ids[#ids + 1], keys[#keys + 1] = {found[2][n], letter}, record_key(found[2][n])
       touched[key] = true
@@ -112,7 +112,7 @@ if kind then
   for n, one in ipairs(ids) do
     local raw = records[n]
     if not raw or is_final(byte(raw, 2) or 0) and (byte(raw, 3) or 0) % 2 ~= RELEASING then
-      gates.leaves(one[1], kind, true)
+      leave_gate(one[1], kind, true)
       freed = freed + (one[2] == 'q' and 1 or 0)
     end
   end

@@ -7,7 +7,7 @@
 local found = call('HSCAN', kind_key('g', ARGV[1]), ARGV[3], 'COUNT', ARGV[4])
 local reply = {found[1]}
 for n = 1, gates and #found[2] or 0, 2 do
-  local letter, _, _, key = gates.parsed(found[2][n + 1])
+  local letter, _, _, key = parsed_entry(found[2][n + 1])
   if letter == 'q' and key == ARGV[2] then
     reply[#reply + 1] = found[2][n]
   end

@@ -68,7 +68,7 @@ for n = 1, count do
 end
 
 if any_new then
-  if gates then
+  if gates and gates.is_busy then
     pass_gates()
   end
   wake_for_new_work()

@@ -12,7 +12,7 @@ if has_watchers then
 end
 local answer = idle_left > 0 and 2 or has_indexes and 3 or 1
 if shared then
-  limit_wakes.wake(ARGV[1], 1, wake)
+  wake_in_limits(ARGV[1], 1, wake)
 else
   wake(ARGV[1], 1)
 end

@@ -80,7 +80,7 @@ end
 -- The rest needs further definitions.
 -- 3. With limits, too, all is done then if a claim follows: that claim wakes nodes. Most kinds have no keys.
 is_over = is_over and shared.followed_by_claim
-if is_over and not gates.has_ended then
+if is_over and not gates.is_busy then
   offer_ended()
   return answer_ends()
 end
