@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from peerjob.model.codec import decode_value, encode_value, has_reference, has_secret
+from peerjob.model.codec import PLAIN, decode_value, encode_value, has_reference, has_secret
 from peerjob.model.descriptor import KeyText, scalar_of
 from peerjob.model.errors import ArgumentError, EncodeError, OptionError, path_text
 from peerjob.model.injected import INJECTED
@@ -42,14 +42,19 @@ class CallParameters:
         self._rest = None if signature.var_positional is None else _position_of(signature.var_positional)
         self._more = None if signature.var_keyword is None else _position_of(signature.var_keyword)
         self._min_args, self._max_args = self._simple_calls()
+        types = [position.exact for position in self._positions]
+        is_plain = PLAIN.issuperset(types) and self._min_args <= self._max_args == len(types)
+        self._plain_types = types if is_plain else None
+        """The types of all parameters, if a call with such values fits and needs no check to be encoded; else None."""
 
     # -- before a call is stored -------------------------------------------------------------------------------
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Encode the given arguments as they are stored; raises ArgumentError with every reason why they do not fit."""
-        if self._fits(args, kwargs):
+        plain = not kwargs and list(map(type, args)) == self._plain_types
+        if plain or self._fits(args, kwargs):
             try:
-                return encode_arguments(args, kwargs)
+                return encode_arguments(args, kwargs, plain=plain)
             except EncodeError:
                 pass  # _encode_checked raises an error that names this value and every other bad one
         return self._encode_checked(args, kwargs)

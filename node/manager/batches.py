@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
@@ -114,15 +115,26 @@ class Enqueuer:
         self.add = Batcher(self._enqueue, _batches_of, make_context).ask
         """Store one instance; returns when the store has the instance."""
 
-    async def add_many(self, instances: Sequence[NewInstance]) -> list[Enqueued]:
-        """Store many instances, in batches; returns answers in their order."""
+    async def add_many(
+        self, instances: Sequence[NewInstance], added: Callable[[int, Sequence[Enqueued]], None] | None = None
+    ) -> list[Enqueued]:
+        """Store many instances, in batches; returns answers in their order.
+
+        `added` gets the position of the first answer of each batch, and the answers of the batch, while the store has
+        the next batches.
+        """
         limit = asyncio.Semaphore(MAX_REQUESTS)
 
-        async def enqueue(batch: Sequence[NewInstance]) -> list[Enqueued]:
+        async def enqueue(first: int, batch: Sequence[NewInstance]) -> list[Enqueued]:
             async with limit:
-                return await self._enqueue(batch)
+                answers = await self._enqueue(batch)
+            if added is not None:
+                added(first, answers)
+            return answers
 
-        answers = await asyncio.gather(*map(enqueue, _batches_of(instances)), return_exceptions=True)
+        batches = _batches_of(instances)
+        firsts = itertools.accumulate(map(len, batches), initial=0)
+        answers = await asyncio.gather(*map(enqueue, firsts, batches), return_exceptions=True)
         results: list[Enqueued] = []
         for answer in answers:
             if isinstance(answer, BaseException):

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
-from msgspec import structs
+from msgspec import Struct, structs
 from typing_extensions import TypeIs
 
 from peerjob.model.clock import Clock
@@ -40,6 +40,7 @@ _LIMIT_KEY_ELSEWHERE = (
 )
 # each call needs these members, and Python finds a name of a module in a small part of the time
 _CREATED, _SCHEDULED = State.CREATED, State.SCHEDULED
+_NO_OVERRIDES: dict[str, Any] = {}
 MAX_UNREGISTERED = 1_000
 """Most bindings that are cached for jobs that are not registered; the oldest is dropped first."""
 MAX_LOOKUPS = 1_000
@@ -78,6 +79,20 @@ class Arguments(Mapping[str, Any]):
         return len(self._named)
 
 
+class _Lookup(Struct, frozen=True):
+    """What the registry has of a definition, until the registry changes."""
+
+    job: Job[..., Any, Any]
+    changes: int
+    """How often the registry had changed."""
+    binding: Binding | None
+    registered: Job[..., Any, Any] | None
+    """The registered job of the kind."""
+    plain: Binding | None
+    """The binding, if only id and spec of an instance depend on the call: it is due now, and has no key of any kind."""
+    version: int
+
+
 class CallEncoder:
     """Makes new instances and definitions of schedules; does not use the store."""
 
@@ -103,8 +118,8 @@ class CallEncoder:
         self.rule_of: Callable[[str], KindRule | None] = lambda kind: None
         """Returns what is known of a kind whose code is elsewhere; None on a client, whose node knows."""
         self._unregistered: dict[tuple[str, int], Binding] = {}
-        self._lookups: dict[int, tuple[Job[..., Any, Any], int, Binding | None, Job[..., Any, Any] | None]] = {}
-        """id of a definition → the definition, the changes of the registry until then, and what `_find` returned."""
+        self._lookups: dict[int, _Lookup] = {}
+        """By the id() of a definition: what `_find` returned."""
 
     def resolve(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
         """Make the call of `schedule(target, *args, **kwargs)`; raises OptionError, ArgumentError.
@@ -125,9 +140,30 @@ class CallEncoder:
         )
         raise OptionError("job", target, f"a Job, a call or a kind{hint}")
 
-    def new(self, call: Call[Any]) -> NewInstance:
-        """Make the instance to store for one call; raises an error for a call that is not valid."""
-        job, timing = call.job, call.job.timing
+    def new(self, call: Call[Any], new_id: str = "") -> NewInstance:
+        """Make the instance to store for one call; raises an error for a call that is not valid.
+
+        `new_id` is the id of the instance; "" for the next one.
+        """
+        job = call.job
+        known = self._lookups.get(id(job))
+        if (
+            known is not None
+            and known.job is job
+            and known.plain is not None
+            and known.changes == self._registry.changes
+        ):
+            arguments, policy, now_us = known.plain.encode(call.args, call.kwargs), job.policy, self._clock.time_us()
+            return NewInstance(
+                id=new_id or self.ids.one(),
+                kind=job.kind,
+                spec=self._spec(job.kind, arguments, _NO_OVERRIDES, now_us, known.version, self.carrier()),
+                priority=policy.priority,
+                tags=policy.tags,
+                retention_us=policy.retention_us,
+                max_crashes=policy.max_crashes,
+            )
+        timing = job.timing
         if (
             job.overrides
             and timing.recurs
@@ -141,7 +177,7 @@ class CallEncoder:
         policy, spec, key, limit_key = self._encode(call, job.overrides, self._clock.time_us(), self.carrier())
         limit = policy.key_limit
         return NewInstance(
-            id=self.ids.one(),
+            id=new_id or self.ids.one(),
             kind=job.kind,
             spec=spec,
             priority=policy.priority,
@@ -275,15 +311,18 @@ class CallEncoder:
         `with_options` makes for each call, is looked up each time.
         """
         known, changes = self._lookups.get(id(job)), self._registry.changes
-        if known is not None and known[0] is job and known[1] == changes:
-            return known[2], known[3]
+        if known is not None and known.job is job and known.changes == changes:
+            return known.binding, known.registered
         binding, registered = self._binding(job), self._registry.find(job.kind)
         if binding is not None:
             binding.mode(job.policy.run_in)  # raises OptionError for a job that cannot run as `run_in` says
         if job.base is None:
             if len(self._lookups) >= MAX_LOOKUPS:
                 self._lookups.clear()
-            self._lookups[id(job)] = job, changes, binding, registered
+            timing, policy = job.timing, job.policy
+            depends = timing.at_us is not None or timing.after_us is not None or policy.key_limit is not None
+            plain = None if depends or policy.key is not None or job.overrides or job.executor is None else binding
+            self._lookups[id(job)] = _Lookup(job, changes, binding, registered, plain, job.version)
         return binding, registered
 
     def _encode(
@@ -310,9 +349,7 @@ class CallEncoder:
             # a handle, or a kind as text, takes the options that it does not set from the registered job
             policy, executor = make_policy(registered.options | job.options), registered.executor
         stored = store_overrides(overrides, self._local_objects(), self._registry.trusted(job)) if overrides else {}
-        spec = encode(Spec(args=arguments, overrides=stored, created_us=created_us, version=job.version, trace=trace))
-        if len(spec) > self.max_payload:
-            raise PayloadTooLargeError(f"arguments of {job.kind!r}", len(spec), self.max_payload)
+        spec = self._spec(job.kind, arguments, stored, created_us, job.version, trace)
         key = policy.key
         if key is None:
             if described is not None and described.has_key_function and "key" not in job.options:
@@ -326,6 +363,15 @@ class CallEncoder:
                 parameters = binding if described is None else described.parameters
                 limit_key = self._limit_key(limit, executor, call, parameters)
         return policy, spec, None if key is None else _key(key, executor, call), limit_key
+
+    def _spec(
+        self, kind: str, args: bytes, overrides: dict[str, Any], created_us: int, version: int, trace: dict[str, str]
+    ) -> bytes:
+        """Encode a spec; raises PayloadTooLargeError."""
+        spec = encode(Spec(args=args, overrides=overrides, created_us=created_us, version=version, trace=trace))
+        if len(spec) > self.max_payload:
+            raise PayloadTooLargeError(f"arguments of {kind!r}", len(spec), self.max_payload)
+        return spec
 
     def _from_template(
         self, template: str, call: Call[Any], parameters: CallParameters | None, most: int = MAX_KEY

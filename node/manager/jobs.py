@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
-
-from msgspec import structs
 
 from peerjob.cluster.loop_thread import running_loop
 from peerjob.handles.instance import Instance
@@ -35,7 +34,7 @@ from peerjob.store.base import Store
 
 from .batches import MAX_READ
 from .call_encoder import CallEncoder, fresh_history, fresh_record
-from .loop_pauses import map_with_pauses
+from .loop_pauses import list_with_pauses
 
 if TYPE_CHECKING:
     from peerjob.node.observe.spans import Tracing
@@ -214,10 +213,8 @@ class NodeJobManager(Manager):
         if elsewhere:
             await self._need_runtime().catalogue.prepare(elsewhere, again=again)
 
-    async def _made(
-        self, jobs: Iterable[Job[..., Any, Any]], calls: Iterable[Call[Any]], make: Callable[[Call[Any]], T]
-    ) -> list[T]:
-        """Make something of each call of these jobs.
+    async def _made(self, jobs: Iterable[Job[..., Any, Any]], make: Callable[..., T], *given: Iterable[Any]) -> list[T]:
+        """Make something of each call of these jobs, as `map(make, *given)` does.
 
         Before a call is refused, its kind is read anew: a new build may accept it.
         """
@@ -225,9 +222,9 @@ class NodeJobManager(Manager):
         if kinds:
             await self._prepare(kinds)
             with contextlib.suppress(ArgumentError, OptionError):
-                return await map_with_pauses(calls, make)
+                return await list_with_pauses(map(make, *given))
             await self._prepare(kinds, again=True)
-        return await map_with_pauses(calls, make)
+        return await list_with_pauses(map(make, *given))
 
     # -- scheduling --------------------------------------------------------------------------------------------------
 
@@ -262,18 +259,16 @@ class NodeJobManager(Manager):
     async def _add(self, runtime: NodeRuntime, call: Call[R], id: str) -> Instance[R]:
         new: NewInstance | None = None
         if not self._is_elsewhere(call.job):
-            new = self._call_encoder.new(call)
+            new = self._call_encoder.new(call, id)
         elif runtime.catalogue.is_prepared(call.job.kind):
             with contextlib.suppress(ArgumentError, OptionError):  # `_made` reads the kind anew, then raises
-                new = self._call_encoder.new(call)
+                new = self._call_encoder.new(call, id)
         if new is None:
-            (new,) = await self._made([call.job], [call], self._call_encoder.new)
+            (new,) = await self._made([call.job], self._call_encoder.new, [call], [id])
         checked = self._needs_no_check(runtime, call.job)
         if not checked:
             self._adopt([call.job])
             await self._admit([new.kind])
-        if id:
-            new = structs.replace(new, id=id)
         answer = await runtime.enqueuer.add(new)
         if not checked:
             await self.is_served(new.kind)
@@ -303,9 +298,7 @@ class NodeJobManager(Manager):
         is_plain = self._tracing is None and job.policy.on_state_change is None and not self._is_elsewhere(job)
         if direct is None or not is_plain or not self._needs_no_check(runtime, job):
             return self._schedule_call(runtime, call, id)
-        new = self._call_encoder.new(call)
-        if id:
-            new = structs.replace(new, id=id)
+        new = self._call_encoder.new(call, id)
         began = self.clock.elapsed()
         try:
             (answer,) = direct.enqueue([new], node=self.name)
@@ -332,11 +325,11 @@ class NodeJobManager(Manager):
         now_us = self.clock.time_us()
         ids = [checked_new_id(id, now_us) for id in ids]
         given: Iterable[Any] = calls  # an item can also be a kind as text, although the signature does not say so
-        resolve = self._call_encoder.resolve
         taken: list[Call[R]] = [
-            await self._resolve(target, (), {}) if isinstance(target, str) else resolve(target, (), {})
-            for target in given
+            target if target.__class__ is Call else await self._resolve(target, (), {}) for target in given
         ]
+        if ids and len(ids) != len(taken):
+            raise ValueError(f"{len(ids)} ids for {len(taken)} calls")
         if self._tracing is None:
             return await self._add_many(taken, ids)
         with self._tracing.scheduling([call.job.kind for call in taken]):
@@ -344,34 +337,39 @@ class NodeJobManager(Manager):
 
     async def _add_many(self, calls: Sequence[Call[R]], ids: Sequence[str]) -> list[Instance[R]]:
         runtime = self._need_runtime()
-        new = await self._new_instances(calls)
-        if ids:
-            new = [structs.replace(instance, id=id) for instance, id in zip(new, ids, strict=True)]
-        answers = await runtime.enqueuer.add_many(new)
+        new = await self._new_instances(calls, ids or self._call_encoder.ids.take(len(calls)))
+        instances: list[Instance[R] | None] = [None] * len(new)
+
+        def added(first: int, answers: Sequence[Enqueued]) -> None:
+            now, scheduled = self.clock.time_us(), runtime.changes.scheduled
+            history = fresh_history(now)
+            for at, answer in enumerate(answers, first):
+                if answer.is_new and not (answer.repeated and ids):
+                    instances[at] = scheduled(calls[at].job, fresh_record(new[at], now, history))
+
+        answers = await runtime.enqueuer.add_many(new, added)
         for kind in {instance.kind for instance in new}:
             await self.is_served(kind)
-        now = self.clock.time_us()
-        history = fresh_history(now)
         # a repeated call finds all its instances stored, so they are read together
-        earlier = [answer.id for answer in answers if not answer.is_new or (ids and answer.repeated)]
-        stored = await runtime.records.find_many(earlier) if earlier else {}
-        instances: list[Instance[R]] = []
-        for call, new_instance, answer in zip(calls, new, answers, strict=True):
+        earlier = [at for at, instance in enumerate(instances) if instance is None]
+        stored = await runtime.records.find_many([answers[at].id for at in earlier]) if earlier else {}
+        for at in earlier:
+            job, answer = calls[at].job, answers[at]
             if ids and answer.repeated:
-                instances.append(self._stored_before(new_instance, stored.get(new_instance.id), call.job))
-            elif answer.is_new:
-                instances.append(runtime.changes.scheduled(call.job, fresh_record(new_instance, now, history)))
+                instances[at] = self._stored_before(new[at], stored.get(new[at].id), job)
             elif answer.id in stored:
-                instances.append(Instance(self, stored[answer.id], job=call.job, is_new=False))
+                instances[at] = Instance(self, stored[answer.id], job=job, is_new=False)
             else:
                 raise UnknownInstanceError(answer.id)
-        return instances
+        return cast("list[Instance[R]]", instances)
 
-    async def _new_instances(self, calls: Sequence[Call[Any]] | CallList[Any]) -> list[NewInstance]:
-        """Check calls, and make the instances to store, for the children of a body."""
+    async def _new_instances(
+        self, calls: Sequence[Call[Any]] | CallList[Any], ids: Sequence[str] = ()
+    ) -> list[NewInstance]:
+        """Check calls, and make the instances to store, with these ids; without ids for the children of a body."""
         of_each = calls.jobs if isinstance(calls, CallList) else (call.job for call in calls)
         jobs = {id(job): job for job in of_each}.values()
-        new = await self._made(jobs, calls, self._call_encoder.new)
+        new = await self._made(jobs, self._call_encoder.new, calls, ids or itertools.repeat(""))
         self._adopt(jobs)
         await self._admit({instance.kind for instance in new})
         return new

@@ -92,7 +92,7 @@ class NodeScheduleManager(NodeJobManager):
 
     async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
         call = await self._resolve(target, args, kwargs)
-        ((name, definition),) = await self._made([call.job], [call], self._call_encoder.definition)
+        ((name, definition),) = await self._made([call.job], self._call_encoder.definition, [call])
         self._adopt([call.job])
         await self._admit([definition.kind])
 

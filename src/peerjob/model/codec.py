@@ -58,8 +58,8 @@ _bounds = Bounds(
     zoned=frozenset({_DATETIME, _TIME}),
     light=frozenset({_REF}),
 )
-_PLAIN = frozenset({int, str, float, bool, type(None), bytes})
-_HASHED = _PLAIN | {datetime, date, time, timedelta, UUID, Decimal, complex}
+PLAIN = frozenset({int, str, float, bool, type(None), bytes})
+_HASHED = PLAIN | {datetime, date, time, timedelta, UUID, Decimal, complex}
 """Types whose values stay equal, with an equal hash, after encoding and decoding."""
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -76,9 +76,12 @@ def encode_value(value: Any) -> bytes:
     return data
 
 
-def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Encode the list `[args, kwargs]` as `encode_value` does, in fewer steps for plain values without names."""
-    if not kwargs and _PLAIN.issuperset(map(type, args)):
+def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, plain: bool = False) -> bytes:
+    """Encode the list `[args, kwargs]` as `encode_value` does, in fewer steps for plain values without names.
+
+    `plain`: the caller knows that the arguments are such values, of types in PLAIN.
+    """
+    if plain or (not kwargs and PLAIN.issuperset(map(type, args))):
         try:
             data = _encode((args, kwargs))
         except (OverflowError, UnicodeEncodeError):
@@ -146,17 +149,17 @@ def _is_plain(value: Any, depth: int) -> bool:
     """Whether MessagePack can store the value without any of the tags above."""
     kind = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is list:
-        if _PLAIN.issuperset(map(type, value)):
+        if PLAIN.issuperset(map(type, value)):
             return depth > 0
         inner = value
     elif kind is dict:
-        if not _PLAIN.issuperset(map(type, value)):
+        if not PLAIN.issuperset(map(type, value)):
             return False
         inner = value.values()
-        if _PLAIN.issuperset(map(type, inner)):
+        if PLAIN.issuperset(map(type, inner)):
             return depth > 0
     else:
-        return kind in _PLAIN
+        return kind in PLAIN
     if depth == 0:
         return False
     for item in inner:  # noqa: SIM110  # all() over a generator takes twice the time for each stored value
@@ -171,7 +174,7 @@ def _tagged(value: Any, path: Path, depth: int) -> Any:
         return _text(value)
     if kind is int:
         return _integer(value, path)
-    if kind in _PLAIN:
+    if kind in PLAIN:
         return value
     if depth == 0:
         raise EncodeError(path, f"nested deeper than {MAX_DEPTH} levels, or contains itself")

@@ -95,9 +95,8 @@ decode_error = reader(ErrorInfo, "stored error")
 decode_progress = reader(Progress, "stored progress")
 
 
-def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Encode arguments for storage."""
-    return encode_call(args, kwargs)
+encode_arguments = encode_call
+"""Encodes arguments for storage."""
 
 
 def redacted(data: bytes) -> bytes:
