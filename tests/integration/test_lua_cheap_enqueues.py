@@ -8,22 +8,28 @@ import pytest
 import redis
 
 from peerjob.model.query import Query
-from peerjob.model.record import Enqueued, NewInstance
+from peerjob.model.record import NewInstance
 from peerjob.model.state import State
-from peerjob.store.lua.commands.arrivals import enqueue_arguments, plain_arguments
+from peerjob.store.lua.commands.arrivals import alike_arguments, enqueue_arguments, plain_arguments
 from peerjob.store.lua.scripts.script import Reply
 from peerjob.store.lua.store import LuaStore
 from support.lua_site import MakeSite, Site, with_each_driver
 
-CHEAP = ("enqueue_one", "enqueue_indexed", "enqueue_waking")
+CHEAP = ("enqueue_one", "enqueue_alike", "enqueue_indexed", "enqueue_waking")
 NODE = "näher"
 MANY = tuple(f"kind-{number}" for number in range(40))
 """Kinds of a set that has an index."""
 
 
-async def run(store: Any, script: str, instance: NewInstance) -> Reply:
+async def run(store: Any, script: str, *instances: NewInstance) -> Reply:
     """The reply of a script that enqueues."""
-    arguments = enqueue_arguments([instance], NODE) if script == "enqueue" else plain_arguments(instance, NODE)
+    match script:
+        case "enqueue":
+            arguments: Any = enqueue_arguments(instances, NODE)
+        case "enqueue_alike":
+            arguments = alike_arguments(instances, NODE)
+        case _:
+            arguments = plain_arguments(instances[0], NODE)
     (reply,) = await store._driver.run((script, arguments))
     return reply
 
@@ -64,11 +70,12 @@ async def test_each_script_writes_what_the_general_one_writes(
     assert [entry.node for entry in first.history] == [entry.node for entry in second.history] == [NODE, NODE]
 
 
-async def test_a_batch_of_one_template_is_stored_as_each_instance_of_a_mixed_batch(site: MakeSite) -> None:
+@pytest.mark.parametrize("script", ["enqueue", "enqueue_alike"])
+async def test_a_batch_of_one_template_is_stored_as_each_instance_of_a_mixed_batch(site: MakeSite, script: str) -> None:
     here = site()
     store = await here.open()
     alike, mixed = (here.make.instances(2, priority=3, max_crashes=9) for _ in range(2))
-    assert await store.enqueue(alike, node=NODE) == [Enqueued(new.id, True) for new in alike]
+    assert await run(store, script, *alike) == 1
     await store.enqueue([*mixed, here.make.instance(tags=("other",))], node=NODE)
     assert len({stored(here, new) for new in (*alike, *mixed)}) == 1
 
@@ -116,7 +123,7 @@ async def watch(here: Site, store: LuaStore) -> None:
 @with_each_driver
 @pytest.mark.parametrize(
     ("prepare", "replies"),
-    [(idle, [0, 0, 2]), (watch, [0, 0, 0]), (index, [0, 3, 3]), (lose_layout, [0, 1, 1])],
+    [(idle, [0, 0, 0, 2]), (watch, [0, 0, 0, 0]), (index, [0, 0, 3, 3]), (lose_layout, [0, 0, 1, 1])],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 async def test_a_script_does_nothing_where_another_one_has_more_to_do(
@@ -148,5 +155,5 @@ async def test_a_script_stores_no_instance_again(site: MakeSite, key: str) -> No
     here.server.command("SET", here.key(f"{key}:{instance.id}"), "")
     here.server.command("SET", here.key("gone"), "")
     before = here.dump()
-    assert [await run(store, script, instance) for script in CHEAP] == [0, -1, -1]
+    assert [await run(store, script, instance) for script in CHEAP] == [0, 0, -1, -1]
     assert here.dump() == before

@@ -64,6 +64,7 @@ class ServerConnection(StreamOwner):
         """Take the stream of an open connection."""
         self._stream = stream  # it would close the transport at its own end
         self._transport = cast("asyncio.Transport", stream.transport)
+        self._transport.set_write_buffer_limits(0)  # or uvloop sends each command at the end of a turn of the loop
         _connections.add(self)
         if early:
             self._loop.call_soon(self.data_received, early)  # after the first command

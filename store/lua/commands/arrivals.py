@@ -117,6 +117,27 @@ def plain_arguments(instance: NewInstance, node: str) -> tuple[Argument, ...] | 
     return _plain_arguments(instance, node) if is_plain(instance) and not instance.limit_key else None
 
 
+def alike_arguments(instances: Sequence[NewInstance], node: str) -> list[Argument] | None:
+    """Arguments of enqueue_alike.lua; None if the instances are not simple enough for it, or differ in more."""
+    first = instances[0]
+    kind, priority, retention_us, max_crashes = first.kind, first.priority, first.retention_us, first.max_crashes
+    members: list[Argument] = []
+    for new in instances:
+        if (
+            new.kind != kind
+            or new.priority != priority
+            or new.retention_us != retention_us
+            or new.max_crashes != max_crashes
+            or new.limit_key
+            or not is_plain(new)
+        ):
+            return None
+        members += (new.id, new.spec)
+    if len(set(members[::2])) < len(instances):
+        return None
+    return [kind, priority, *plain_record(kind, priority, retention_us, max_crashes, node), *members]
+
+
 def keyed_arguments(instance: NewInstance, node: str) -> tuple[Argument, ...] | None:
     """Arguments of enqueue_keyed.lua; None if the instance is not simple enough for it."""
     if not is_plain(instance) or not instance.limit_key:

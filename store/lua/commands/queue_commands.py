@@ -28,7 +28,7 @@ from peerjob.model.state import State
 from peerjob.store.lua.client.driver import Driver, log_set_aside, prefix
 from peerjob.store.lua.scripts.script import Argument, Reply
 
-from .arrivals import check_id, enqueue_arguments, keyed_arguments, plain_arguments
+from .arrivals import alike_arguments, check_id, enqueue_arguments, keyed_arguments, plain_arguments
 from .codec import acks, claimed, pack_line
 from .durable_commands import LuaDurableCommands
 
@@ -62,6 +62,10 @@ class LuaQueueCommands(LuaDurableCommands):
             return []
         for instance in instances:
             check_id(instance.id)
+        if len(instances) > 1 and self._cheap_script == CHEAP_SCRIPTS[1]:
+            alike = alike_arguments(instances, node)
+            if alike is not None and (await self._run_durably(("enqueue_alike", alike)))[0]:
+                return [Enqueued(instance.id, True) for instance in instances]
         plain = plain_arguments(instances[0], node) if len(instances) == 1 and self._cheap_script else None
         while plain is not None and (script := self._cheap_script):  # other threads change it, too
             (reply,) = await self._run_durably((script, plain))

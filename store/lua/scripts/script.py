@@ -88,8 +88,8 @@ not run it makes none of them."""
 _FUNCTION = re.compile(r"(local (?:function \w+|\w+ = (?:\w+ and )?function))\(")
 _REST = "-- The rest needs further definitions.\n"
 """A line in a script. A call that ends before it makes only the definitions that the part above needs."""
-_OWN_LAYOUT_CHECK = ("open", "wipe", "enqueue_one")
-"""Scripts that can write to a namespace of any layout, and one that compares the layout itself. All other writing
+_OWN_LAYOUT_CHECK = ("open", "wipe", "enqueue_one", "enqueue_alike")
+"""Scripts that can write to a namespace of any layout, and two that compare the layout themselves. All other writing
 scripts stop at the check of `layout` in base.lua."""
 _MAX_OUTER = 60
 """Lua's limit of names of outer levels that a function uses."""

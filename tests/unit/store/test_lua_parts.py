@@ -100,6 +100,7 @@ def test_a_script_gets_what_it_names_and_nothing_else() -> None:
         shebang = script.source.splitlines()[0]
         grows = script.name in (
             "enqueue",
+            "enqueue_alike",
             "enqueue_indexed",
             "enqueue_keyed",
             "enqueue_one",
