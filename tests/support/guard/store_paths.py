@@ -112,6 +112,7 @@ async def _enqueue_watched(place: Place) -> Measured:
 
 async def _enqueue_bulk(place: Place) -> Measured:
     await place.occupy()
+    await place.store.enqueue(place.make.instances(1))
     batch = place.make.instances(BATCH)
     return lambda: place.store.enqueue(batch)
 
