@@ -102,7 +102,7 @@ class Followers:
         progressed = record.progress is not None and record.progress != position.progress
         new = min(count - position.entries, len(record.history))
         if new < 0 and record.state.is_final:
-            new = 1  # `clear_history` reduced the history to its last entry
+            new = 1  # the server lost its last writes, and the instance has ended with fewer entries
         if new > 0 or progressed:
             position = Position(entries=count, log_cursor=cursor, progress=record.progress)
             entries = record.history[len(record.history) - max(new, 0) :]

@@ -144,7 +144,7 @@ class InstanceRunner:
         )
         self._context_backend.runs[context] = run
         started = run.started_at = loop.time()
-        began = None if timeout is None else functools.partial(self._began, run, context, timeout)
+        began = None if timeout is None else functools.partial(self._began, run, timeout)
         self._unsent_reports.watch_reports()
         try:
             result = await self._executor.call(binding, run.arguments, context, policy.run_in, began)
@@ -172,9 +172,8 @@ class InstanceRunner:
                 return put_off(run, RESULTS_WAIT, "the results of other members cannot be read now")
         return self._outcome_builder.terminated(run, error)
 
-    def _began(self, run: Run, context: Context, timeout: float) -> None:
+    def _began(self, run: Run, timeout: float) -> None:
         """Start the timeout of an attempt that begins now."""
-        context.deadline_us = self._clock.time_us() + round(timeout * 1_000_000)
         run.timer = asyncio.get_running_loop().call_later(timeout, run.cancel, "timeout")
 
     def _ended(self, run: Run, started: float, now: float) -> None:

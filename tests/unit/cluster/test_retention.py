@@ -68,3 +68,15 @@ async def test_a_node_that_leads_no_more_checks_no_further_page(clock: VirtualCl
     await clock.advance(10 * PERIOD)
     await clock.run(role.stop())
     assert len(store.read) == 3
+
+
+async def test_a_node_that_becomes_the_leader_searches_soon(clock: VirtualClock) -> None:
+    store: Any = Pages(clock, 1, 0)
+    leads_from = clock.elapsed() + 2 * PERIOD
+    role = RetentionRole(clock=clock, store=store, is_leader=lambda: clock.elapsed() >= leads_from)
+    role.start()
+    await clock.advance(2 * PERIOD)
+    assert store.read == []
+    await clock.advance(2 * PERIOD)
+    await clock.run(role.stop())
+    assert store.read

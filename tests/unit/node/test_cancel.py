@@ -20,6 +20,7 @@ from peerjob import (
     SystemClock,
     UnknownInstanceError,
 )
+from peerjob.node.observe.observer import Observer
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, notes_of, running_nodes, shared_url, states_of
 from support.waiting import until
@@ -354,3 +355,33 @@ async def test_a_cancel_that_was_stored_first_makes_no_success(clock: VirtualClo
         await clock.advance(2)
         assert (await instance.refresh()).state is State.CANCELLED
         assert seen == []
+
+
+class Cancels(Observer):
+    """The kinds of instances that a node cancelled."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+
+    def cancelled(self, kind: str) -> None:
+        self.kinds.append(kind)
+
+
+@pytest.mark.parametrize("state", [State.SCHEDULED, State.PROCESSING])
+@pytest.mark.parametrize("how", ["one", "many"])
+async def test_each_way_to_cancel_is_told(clock: VirtualClock, state: State, how: str) -> None:
+    told: list[object] = []
+    job = Job("sleep", Sleeper(), on_state_change=lambda _, state: told.append(state))
+    cancels = Cancels()
+    async with running_node(job, clock=clock) as node:
+        node.observe(cancels)
+        instance = await node.schedule(job.with_options(after="1h") if state is State.SCHEDULED else job)
+        await clock.advance(1)
+        assert (await instance.refresh()).state is state
+        if how == "one":
+            await node.cancel_instance(instance.id)
+        else:
+            await node.cancel_instances(Query.all())
+        await clock.advance(1)
+        assert told.count(State.CANCELLED) == 1
+        assert cancels.kinds == ["sleep"]

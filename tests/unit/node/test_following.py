@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from peerjob import (
     PLACEHOLDER,
@@ -294,3 +295,27 @@ async def test_a_watch_goes_on_at_another_node_without_a_gap_or_a_repetition() -
         states = [str(event.state) for event in seen if event.what == "state"]
         assert states == (await states_of(made))[-len(states) :]
         assert isinstance(works, Node)
+
+
+async def test_a_reader_gets_the_end_although_the_store_has_lost_entries(clock: VirtualClock) -> None:
+    """As after a failover to a replica that lacked the last second of writes."""
+    store, make = memory_store(clock), Factory(clock)
+    await store.open()
+    one = make.instance(delay_us=60_000_000)
+    await store.enqueue([one])
+    (before,) = await store.get([one.id])
+    assert before is not None
+    end = replace(before.history[-1], state=State.CANCELLED)
+    records = iter([before, replace(before, state=State.CANCELLED, history=(end,))])
+
+    async def read(_: str) -> Record:
+        return next(records)
+
+    async def ask() -> None: ...
+
+    async def states() -> list[State]:
+        reader = Followers(clock=clock, store=store, read=read, ask_for_hints=ask)
+        return [update.record.state async for update in reader.updates(one.id)]
+
+    assert await clock.run(states()) == [State.SCHEDULED, State.CANCELLED]
+    await store.close()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 
 from peerjob import INJECTED, Context, Instance, Job, Level, Node, Query, State
 from peerjob.handles.job_log import MAX_MESSAGE, make_line
-from peerjob.model.record import Claim, LogLine
+from peerjob.model.record import MAX_BATCH, Claim, LogLine
 from peerjob.node.work.run import Run
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, lines_of, running_nodes, shared_url
@@ -410,3 +411,19 @@ async def test_a_node_keeps_nothing_of_a_run_that_has_ended(clock: VirtualClock)
         await drain(node)
         context_backend = node._need_runtime().context_backend  # pyright: ignore[reportPrivateUsage]
         assert [context_backend.runs.get(context) for context in contexts] == [None]
+
+
+async def test_lines_come_in_calls_of_a_bounded_number(clock: VirtualClock) -> None:
+    flaky, sizes = flaky_store(clock), list[int]()
+
+    def counted(_: str, lines: Sequence[LogLine]) -> bool:
+        sizes.append(len(lines))
+        return False
+
+    flaky.refuse(ValueError(), "add_lines", when=counted)
+    async with running_node(Job("work", lambda: None), clock=clock, store=flaky.store) as node:
+        instance = await node.schedule("work")
+        for number in range(2 * MAX_BATCH + 1):
+            node.keep_line(instance.id, logging.INFO, f"line {number}")
+        await clock.advance(1)
+    assert sizes == [MAX_BATCH, MAX_BATCH, 1]

@@ -11,8 +11,10 @@ from msgspec import structs
 
 from peerjob import INJECTED, Context, Instance, Job, Node, OwnershipLost, Query, State
 from peerjob.model.record import Claimed
+from peerjob.node.work import runner
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, lines_of, notes_of, running_nodes, shared_url, states_of
+from support.kept import kept
 from support.records import logged
 
 
@@ -356,6 +358,23 @@ async def test_arguments_that_fit_no_live_signature_end_after_some_offers(clock:
         assert lost.state is State.TERMINATED
         offers = [entry for entry in await lost.history() if "may run it" in entry.note]
         assert len(offers) <= 24
+
+
+async def test_a_node_remembers_a_bounded_number_of_instances_that_do_not_fit(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "MISFITS_KNOWN", 2)
+    one, two = Job("greet", lambda name: name), Job("greet", lambda name, greeting: name + greeting)
+    url = shared_url()
+    async with (
+        running_node(one, clock=clock, store=url, name="one") as node,
+        running_node(two, clock=clock, store=url, name="two") as peer,
+        running_node(clock=clock, store=url, workers=0) as web,
+    ):
+        await web.schedule_many(Job("greet", lambda *, names: names).call(names=["you"]) for _ in range(9))
+        for _ in range(50):
+            await clock.advance(1)
+            assert max(kept(each)["InstanceRunner.misfits"] for each in (node, peer)) <= 2
 
 
 async def test_the_view_shows_what_each_node_is(clock: VirtualClock) -> None:
