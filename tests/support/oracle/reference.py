@@ -20,7 +20,7 @@ from peerjob.store.reference.edges import settle
 from peerjob.store.reference.ends import is_held, remove
 from peerjob.store.reference.gates import finish
 from peerjob.store.reference.retention import removable, set_aside
-from peerjob.store.reference.shared_limits import RemainingByLimits, opens_us
+from peerjob.store.reference.shared_limits import RemainingByLimits, opens_us, rules_of
 from peerjob.store.reference.state import Edge, InstanceData, Namespace, Remembered
 from peerjob.store.reference.store import ReferenceData, ReferenceStore
 from peerjob.store.reference.transaction import ReferenceTransaction
@@ -282,14 +282,20 @@ class Reference:
         node = self._state.nodes.get(incarnation)
         return node is not None and bool(node.ended)
 
-    def ready_kinds(self) -> set[str]:
-        """The kinds with a due instance that each node with the kind can claim."""
+    def ready_kinds(self) -> dict[str, list[str]]:
+        """The kinds with a due instance that each node with the kind can claim, and which share a limit with each."""
         instances, left = self._state.instances, RemainingByLimits(self._transaction())
         return {
-            kind
+            kind: self._sharing(kind)
             for kind, queue in self._state.ready.items()
             if left.of(kind) > 0 and any(not instances[id].suspect for _, _, id in queue)
         }
+
+    def _sharing(self, kind: str) -> list[str]:
+        """The kinds that share a limit with a kind, and itself."""
+        names = set(rules_of(self._transaction(), kind).names)
+        rules = self._state.kind_rules
+        return [kind, *(other for other in rules if other != kind and names.intersection(rules[other].names))]
 
     def remaining(self, kind: str) -> int:
         """How many more claims of a kind its limits allow."""

@@ -79,4 +79,4 @@ class Repeats:
         sent = late[pick % len(late)]
         # the store remembers the answer to one request of a caller, so the present one cannot come again
         self._done = [one for one in self._done if one.caller != sent.caller]
-        return replace(sent, made=replace(sent.made, learn=ignored, want=None))
+        return replace(sent, made=replace(sent.made, learn=ignored))

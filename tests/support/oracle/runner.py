@@ -182,7 +182,7 @@ class Lockstep:
         if isinstance(theirs, Renewed):
             self._renewed = theirs
         self._reaped = len(chosen.reaped or ())
-        self._learn(made, {self._ours: ours, self._theirs: theirs})
+        self._learn(made, {self._ours: ours, self._theirs: theirs}, how)
         if made.verb == "put_schedule" and (ours is None) != (theirs is None):
             # *Choice*: the same put again answers None or the row, and changes nothing
             side, written = (self._ours, theirs) if ours is None else (self._theirs, ours)
@@ -192,7 +192,7 @@ class Lockstep:
         if found:
             raise Found(found)
         if made.moves:
-            await self._hear()
+            await self._hear(made, how)
         return theirs
 
     def _compare(self, made: Made, ours: Any, theirs: Any, how: str = "", first: Any = None) -> list[str]:
@@ -206,14 +206,18 @@ class Lockstep:
     def _comparison(self) -> Comparison:
         return Comparison(self.verdict.longest_us, self._engine.lease_slack_us)
 
-    def _learn(self, made: Made, answers: Mapping[Side, Any]) -> None:
+    def _learn(self, made: Made, answers: Mapping[Side, Any], how: str) -> None:
         if not any(isinstance(answer, Raised) for answer in answers.values()):
             made.learn(answers)
             self._known.logged |= dict.fromkeys(made.logged)
             if made.want is not None:
                 answer = answers[self._theirs]
                 claimed = answer[1] if made.verb == "turn" else answer
-                self._sleepers.note(made.incarnation, made.want, claimed)
+                if how in ("again", "late"):
+                    # a store that remembers the answer does not register the incarnation again
+                    self._sleepers.may_be_idle(made.incarnation, made.want)
+                else:
+                    self._sleepers.note(made.incarnation, made.want, claimed)
 
     def _measure(self, before_us: int, after_us: int) -> None:
         """Keep how long a call took, and set the clock of the reference; ends the run if a time fell into the call."""
@@ -346,6 +350,9 @@ class Lockstep:
         if found := await race.judge(answer_of, self._compare, gone):
             raise Found(found)
         self._sleepers.wake_all()
+        for made in mades:
+            if made.want is not None:
+                self._sleepers.may_be_idle(made.incarnation, made.want)
         self._repeats.note_race(mades, self._engine.clock.elapsed())
         self._note_late_callers(mades)
 
@@ -363,13 +370,22 @@ class Lockstep:
         for number in sorted(self._known.nodes):
             await self._perform(0, Op("renew", {"node": number}))
 
-    async def _hear(self) -> None:
-        """Hold that idle incarnations hear of due work, by a hint or by the next renewal of one of them."""
+    async def _hear(self, made: Made, how: str) -> None:
+        """Hold that an idle incarnation has a hint of due work.
+
+        Its next renewal can tell instead if the caller gave the call up, or if the hint went to one that waits no more.
+        """
         for incarnation in list(self._sleepers.kinds):
             if not self._reference.is_alive(incarnation):
-                self._sleepers.wake(incarnation)
-        unheard = await self._sleepers.unheard(self._engine.store, self._reference.ready_kinds())
+                self._sleepers.is_absent(incarnation)
+        for incarnation in self._sleepers.absent:
+            if self._reference.has_ended(incarnation):
+                self._sleepers.has_ended(incarnation, may_be_told=made.verb == "reap")
+        store = self._engine.store
+        unheard = await self._sleepers.unheard(store, self._reference.ready_kinds())
         for kind, able in unheard.items():
+            if not (how == "cancelled" or await self._sleepers.is_told(store, kind)):
+                raise Found([f"no hint tells any of {able} of due work of kind {kind!r}"])
             if not await self._renewal_tells(able):
                 raise Found([f"no hint and no renewal tells any of {able} of due work of kind {kind!r}"])
 

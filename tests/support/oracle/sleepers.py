@@ -1,12 +1,12 @@
 """Idle incarnations, and whether they hear of due work.
 
-*Hints* are not compared. Instead: if work is due that an idle incarnation can run, one such incarnation has a hint, or
-its next renewal says so.
+*Hints* are not compared. Instead: if work is due that an idle incarnation can run, one such incarnation has a hint. Its
+next renewal can say so instead if the caller gave the call up, or if the hint went to one that waits no more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from peerjob.model.record import Claimed, Want
@@ -23,35 +23,85 @@ class Sleepers:
     kinds: dict[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     """Incarnation → the kinds of which it claims, since it is idle."""
     _hinted: set[str] = field(default_factory=set[str])
+    _absent: dict[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    """The same of incarnations that have claimed since, or whose leases are over: a store can wake one of them."""
+
+    _told: set[str] = field(default_factory=set[str])
+    """Kinds of whose due work an incarnation has heard that has not claimed them since: no other one need hear."""
 
     def note(self, incarnation: str, want: Want, answer: Claimed) -> None:
         """Keep what a claim made of its incarnation."""
+        claimed = frozenset(kind for kind, most in want.kinds.items() if most > 0 and want.limit > 0)
+        before = self.kinds.get(incarnation, frozenset[str]()) | self._absent.get(incarnation, frozenset[str]())
+        if incarnation in self._hinted:
+            self._told |= before - claimed
         self.wake(incarnation)
         if not answer.claims and not answer.dead and want.idle and want.limit > 0:
-            self.kinds[incarnation] = frozenset(kind for kind, most in want.kinds.items() if most > 0)
+            self.kinds[incarnation] = claimed
+        elif before:
+            self._absent[incarnation] = before
 
     def wake(self, incarnation: str) -> None:
         """Expect no hint to this incarnation any more."""
         self.kinds.pop(incarnation, None)
+        self._absent.pop(incarnation, None)
         self._hinted.discard(incarnation)
+
+    def may_be_idle(self, incarnation: str, want: Want) -> None:
+        """Note a claim in a race, or one that came again: the store can have registered the incarnation as idle."""
+        kinds = frozenset(kind for kind, most in want.kinds.items() if most > 0) | self.kinds.pop(
+            incarnation, frozenset()
+        )
+        self._absent[incarnation] = kinds | self._absent.get(incarnation, frozenset())
+
+    def is_absent(self, incarnation: str) -> None:
+        """Note that the lease of an idle incarnation is over."""
+        self._absent[incarnation] = self.kinds.pop(incarnation)
+        self._hinted.discard(incarnation)
+
+    def has_ended(self, incarnation: str, *, may_be_told: bool) -> None:
+        """Expect no hint to an incarnation that has ended; before that, it may have got one that is gone."""
+        if may_be_told:
+            self._told |= self._absent.get(incarnation, frozenset[str]())
+        self.wake(incarnation)
 
     def wake_all(self) -> None:
         """Expect no hints: time has passed, and each node knows by itself when to claim."""
+        self._absent |= self.kinds
         self.kinds.clear()
         self._hinted.clear()
+
+    @property
+    def absent(self) -> Collection[str]:
+        """The incarnations that a store can wake although they wait no more."""
+        return list(self._absent)
 
     def able(self, kind: str) -> list[str]:
         """The idle incarnations that can run a kind."""
         return [incarnation for incarnation, kinds in self.kinds.items() if kind in kinds]
 
-    async def unheard(self, store: Store, kinds: set[str]) -> dict[str, list[str]]:
-        """The kinds of due work of which no idle incarnation has a hint, with those incarnations."""
+    async def unheard(self, store: Store, kinds: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
+        """The kinds of due work of which no idle incarnation has a hint, with those incarnations.
+
+        `kinds` has for each kind those that share a limit with it: one hint for all of them can be enough.
+        """
+        self._told &= kinds.keys()
         left: dict[str, list[str]] = {}
         for kind in sorted(kinds):
             able = self.able(kind)
-            if able and not self._hinted & {*able} and not await self._hinted_now(store, able):
+            heard = [incarnation for other in kinds[kind] for incarnation in self.able(other)]
+            if able and not self._hinted & {*heard} and not await self._hinted_now(store, heard):
                 left[kind] = able
         return left
+
+    async def is_told(self, store: Store, kind: str) -> bool:
+        """Whether a hint of due work of a kind came to an incarnation that need not claim it."""
+        able = [incarnation for incarnation, kinds in self._absent.items() if kind in kinds]
+        if able and await self._hinted_now(store, able):
+            for incarnation in self._hinted & self._absent.keys():
+                self._told |= self._absent[incarnation]
+                self.wake(incarnation)
+        return kind in self._told
 
     async def drain(self, store: Store, incarnations: Collection[str]) -> None:
         """Take the hints to these incarnations that are there, so that a later one is new."""
