@@ -118,7 +118,7 @@ def _measured(cells: Sequence[Cell], before: Report, given: argparse.Namespace) 
 def measured_again(date: str, command: str, results: Mapping[Cell, Result]) -> str:
     """A sentence for the page about cells that were measured after the others."""
     names = ", ".join(cell.name for cell, result in results.items() if "found" in result)
-    return f" On {date[:10]}, `{command}` measured again: {names}." if names else ""
+    return f" On {date[:10]}, `{command}` measured again, at another load of the machine: {names}." if names else ""
 
 
 def _cpu() -> str:

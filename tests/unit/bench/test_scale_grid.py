@@ -105,6 +105,18 @@ def test_each_goal_passes_or_falls_short(report: dict[str, Any]) -> None:
     assert f"| {TITLES[2]} | etcd | 7.12 a second (3 nodes) | **falls short** |" in rows
 
 
+def test_the_growth_of_fires_that_were_measured_side_by_side_counts() -> None:
+    results: list[dict[str, Any]] = [
+        {
+            "cell": Cell(engine="memory", part="schedules", schedules=size).to_dict(),
+            "found": {"fire": {"leader_cpu_us": cost, "growth": growth}, "idle": {"requests": 3.0}},
+        }
+        for size, cost, growth in ((10, 194.0, 1.0), (100_000, 270.0, 1.02))
+    ]
+    (verdict,) = [one for one in verdicts(results) if one.goal == TITLES[5]]
+    assert (verdict.value, verdict.reached) == (1.02, True)
+
+
 def test_the_page_shows_each_result_and_names_what_is_missing(report: dict[str, Any]) -> None:
     page = as_markdown(report)
     for name in pictures(report["cells"]):
@@ -261,7 +273,7 @@ def test_a_cell_is_measured_alone_and_the_page_tells_it(
     assert {what: now[what] for what in ("date", "command")} == {what: report[what] for what in ("date", "command")}
     assert all(one in now["cells"] for one in report["cells"])
     assert '`make scale ARGS=\'--cells "memory verbs: 0 payload"' in page.read_text()
-    assert "measured again: memory verbs: 0 payload." in page.read_text()
+    assert "measured again, at another load of the machine: memory verbs: 0 payload." in page.read_text()
 
 
 def test_nodes_that_only_renew_their_leases_are_not_taken_for_starved() -> None:
