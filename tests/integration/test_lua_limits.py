@@ -106,9 +106,8 @@ async def test_a_damaged_record_uses_up_no_rate(site: MakeSite) -> None:
     assert await ids(peer) == [batch[1].id, batch[2].id]
 
 
-@pytest.mark.parametrize("damage", ["value", "type"])
 async def test_a_damaged_limit_lets_pass_until_it_is_published(
-    site: MakeSite, damage: str, caplog: pytest.LogCaptureFixture
+    site: MakeSite, caplog: pytest.LogCaptureFixture
 ) -> None:
     here = site()
     store = await here.open(retry_for=0)
@@ -117,10 +116,7 @@ async def test_a_damaged_limit_lets_pass_until_it_is_published(
     peer = await here.join(store)
     first = await peer.take_one()
     with connect(here) as server:
-        if damage == "value":
-            server.hset(here.key("limit:shared"), "concurrency", BAD)
-        else:
-            server.set(here.key("limit:shared"), "text")
+        server.hset(here.key("limits"), "lshared", BAD)
     with caplog.at_level(logging.ERROR, logger="peerjob.store"):
         assert len(await peer.take(1)) == 1
         assert len(await peer.take(1)) == 1
@@ -132,6 +128,52 @@ async def test_a_damaged_limit_lets_pass_until_it_is_published(
     (view,) = (await store.limits()).views
     assert (view.concurrency, view.running) == (1, 3)
     await peer.end(first)
+
+
+async def test_a_claim_makes_one_call_for_each_full_limit(site: MakeSite) -> None:
+    """Also a renewal: both look at each kind that waits, and the server does nothing else meanwhile."""
+    here = site()
+    store = await here.open(retry_for=0)
+    for kind in MANY:
+        await store.publish_limits(shared(kind, name=f"limit of {kind}", concurrency=1))
+    await store.enqueue([here.make.instance(kind=kind) for kind in MANY for _ in range(2)])
+    peer = await here.join(store, kinds=MANY)
+    assert len(await peer.take()) == len(MANY)
+
+    def commands() -> int:
+        count: int = server.info("stats")["total_commands_processed"]
+        return count
+
+    with connect(here) as server:
+        for call in (peer.take, peer.renew):
+            await call()
+            before = commands()
+            await call()
+            assert commands() - before <= len(MANY) + 35, call
+
+
+async def test_a_limit_that_is_published_again_keeps_its_alarm(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(shared("work", period_us=60_000_000, burst=1))
+    await store.enqueue(here.make.instances(3))
+    peer, other = await here.join(store), await here.join(store)
+    assert len(await peer.take()) == 1
+    assert (await peer.claim()).next_due_us is not None
+    await store.publish_limits(shared("work", period_us=60_000_000, burst=1))
+    assert (await other.claim()).next_due_us is None, "one node waits for the moment"
+
+
+async def test_a_setting_with_another_type_is_removed_by_the_next_publication(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(shared("work", concurrency=1))
+    assert await store.set_limit(LimitSetting(name="shared", numbers=LimitNumbers(concurrency=2)))
+    with connect(here) as server:
+        server.set(here.key("limit:shared"), "text")
+    assert [view.concurrency for view in (await store.limits()).views] == [2]
+    await store.publish_limits(shared("work", concurrency=1))
+    assert [view.concurrency for view in (await store.limits()).views] == [1]
 
 
 @pytest.mark.parametrize("known", [True, False])

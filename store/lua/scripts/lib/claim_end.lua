@@ -5,9 +5,14 @@
 local next_moment = shared and function(incarnation, next_due)
   for kind, rule in pairs(shared.held_back) do
     local closed = closed_limit(rule)
-    if closed and not has_alarm(closed, incarnation) and shared.queued(kind) > 0 then
+    if closed and not has_alarm(closed, incarnation)
+      and call('EXISTS', ready_key(kind), suspects_key(kind)) > 0 then
       closed.told = true
-      add_pair('HSET', limit_key(closed.name), 'alarm', digits(closed.opens) .. ' ' .. incarnation)
+      local alarm = digits(closed.opens) .. ' ' .. incarnation
+      if alarm ~= closed.alarm then
+        closed.alarm = alarm
+        add_pair('HSET', LIMITS, 'l' .. closed.name, text_of_limit(closed))
+      end
       next_due = next_due > 0 and min(next_due, closed.opens) or closed.opens
     end
   end
@@ -22,7 +27,7 @@ local limits_after_claim = shared and function(claim, selection)
     local given = limit and limit.left and limit.before - limit.left or 0
     if given > 0 and limit.period > 0 then
       limit.tat, limit.left = max(limit.tat, now) + given * limit.period, nil
-      add_pair('HSET', limit_key(name), 'tat', digits(limit.tat))
+      add_pair('HSET', LIMITS, 'l' .. name, text_of_limit(limit))
       offers[name] = 1
     end
     if limit and claim.count > 0 and is_full and match(limit.alarm, ' (.+)$') == claim.incarnation then
@@ -58,17 +63,15 @@ local limits_after_claim = shared and function(claim, selection)
   end
 end
 
--- Remove damaged limits, and report them. Do this after all other writes.
+-- Empty the fields of damaged limits, and report them. Do this after all other writes.
 local remove_damaged_limits = shared and function()
   for text in pairs(shared.damaged) do
     local what, name = match(text, '^(%l+) (.*)$')
     local _, has_other_type = coordination(LIMITS, 'k')
-    if what == 'limit' or has_other_type then
-      call('UNLINK', what == 'limit' and limit_key(name) or LIMITS)
+    if has_other_type then
+      call('UNLINK', LIMITS)
     end
-    if what == 'rule' then
-      call('HSET', LIMITS, 'k' .. name, '')
-    end
+    call('HSET', LIMITS, (what == 'limit' and 'l' or 'k') .. name, '')
     count_stray(name, what, 'it cannot be read and lets all pass until a node publishes it again', 'l')
   end
 end

@@ -74,38 +74,33 @@ end
 -- Return a stored limit: the numbers of its code, those of its setting or nil, its note, and its kinds. A field that
 -- cannot be read is as a missing one.
 local function read_limit(name)
-  local found = coordination(limit_key(name), 'code', 'set', 'note', 'kinds')
-  return {code = numbers_in(found[1]), set = numbers_in(found[2]), note = found[3] or '', kinds = texts_of(found[4] or '')}
+  local found, limit = coordination(limit_key(name), 'code', 'set', 'note'), limit_in(name, limit_field('l' .. name))
+  return {code = numbers_in(found[1]), set = numbers_in(found[2]), note = found[3] or '', kinds = limit and limit.kinds or {}}
 end
 
 -- Write a limit, or remove one without kinds and without a setting. Return whether the numbers that count change.
 local function write_limit(name, limit)
   local key, code, set = limit_key(name), limit.code or {0, 0, 0}, limit.set or {0, 0, 0}
-  local found, is_damaged = coordination(key, 'concurrency', 'period', 'burst', 'tat', 'closed')
+  local _, is_damaged = coordination(key, 'code')
   if is_damaged or not limit.kinds[1] and not limit.set then
     call('UNLINK', key)
-    found = {}
   end
   if not limit.kinds[1] and not limit.set then
     set_limit_field('l' .. name, nil)
     return true
   end
-  local rate = set[2] > 0 and set or code
-  local numbers = {set[1] > 0 and set[1] or code[1], rate[2], set[2] == 0 and set[3] > 0 and set[3] or rate[3]}
-  local is_changed = false
-  for n = 1, 3 do
-    is_changed = is_changed or numbers[n] ~= whole_number(found[n])
-  end
-  call('HSET', key, 'concurrency', numbers[1], 'period', numbers[2], 'burst', numbers[3],
-    'tat', whole_number(found[4]) and found[4] or 0, 'closed', whole_number(found[5]) and found[5] or 0,
-    'kinds', table.concat(limit.kinds, '\0'), 'code', table.concat(code, ' '), 'note', limit.note)
+  local rate, before = set[2] > 0 and set or code, limit_in(name, limit_field('l' .. name)) or {}
+  local after = {concurrency = set[1] > 0 and set[1] or code[1], period = rate[2],
+    burst = set[2] == 0 and set[3] > 0 and set[3] or rate[3], tat = before.tat or 0, closed = before.closed or 0,
+    alarm = before.alarm or '', kinds = limit.kinds}
+  call('HSET', key, 'code', table.concat(code, ' '), 'note', limit.note)
   if limit.set then
     call('HSET', key, 'set', table.concat(limit.set, ' '))
   else
     call('HDEL', key, 'set')
   end
-  set_limit_field('l' .. name, '')
-  return is_changed
+  set_limit_field('l' .. name, text_of_limit(after))
+  return before.concurrency ~= after.concurrency or before.period ~= after.period or before.burst ~= after.burst
 end
 
 local function kinds_without(kinds, kind)

@@ -2,16 +2,44 @@
 -- passes over a kind that is paused or has a limit without room.
 -- LIMITS has a field for each kind with limits or a pause: "k" and the kind -> "1 " if it is paused or "0 ", the
 -- concurrency of its keys by the code and by the setting (0 for none) with a space after each, and the names of its
--- shared limits with NULs between them. Further fields: "l" and the name of each shared limit; "p" and a kind -> the note
--- of its pause; "s" and a kind -> the note of its setting; "g" and a kind with keys, see gates.lua.
--- The hash of a shared limit has the numbers that count (0: not limited), and where they come from:
---   concurrency, period (microseconds between two starts), burst (starts at once)
+-- shared limits with NULs between them. Further fields: "p" and a kind -> the note of its pause; "s" and a kind -> the note
+-- of its setting; "g" and a kind with keys, see gates.lua.
+-- It also has a field for each shared limit, so that a claim reads many limits at once: "l" and the name -> what claims
+-- need, with a space after each number, and a NUL in front of each kind:
+--   concurrency, period (microseconds between two starts), burst (starts at once): the numbers that count, 0: not limited
 --   tat (theoretical arrival time of the next start, see LimitNumbers in Python), closed (no start before this time)
---   alarm (the moment at which an incarnation claims again, a space, and the incarnation)
---   kinds (with NULs between them), code and set (the numbers of the code and of the setting), note (of the setting)
--- Only claims look for damaged limits. A claim removes and reports one: it empties the field of a kind, or removes the
--- hash of a limit. Each claim tells its node that limits of its kinds are missing, so that the node publishes them again.
+--   alarm (the moment at which an incarnation claims again, a space, and the incarnation; or nothing), kinds
+-- The hash of a shared limit tells where its numbers come from: code and set (the numbers of the code and of the setting),
+-- and note (of the setting).
+-- Only claims look for damaged limits. A claim reports one and empties its field. Each claim tells its node that limits
+-- of its kinds are missing, so that the node publishes them again.
 -- Nothing counts the claims of a limit: the indexes of Processing instances tell how many there are.
+
+-- Return a shared limit from the text that LIMITS has for it; nil for a missing or damaged one. A namespace can have a
+-- thousand limits that are full, so this and what follows make few texts and tables. Most numbers are 0.
+local function limit_in(name, text)
+  local concurrency, period, burst, tat, closed, alarm, kind =
+    match(text or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) ([^%z]*)%z?(.*)$')
+  if not concurrency or period ~= '0' and burst == '0' then
+    return nil
+  end
+  local limit = {name = name, concurrency = tonumber(concurrency), period = period == '0' and 0 or tonumber(period),
+    burst = burst == '0' and 0 or tonumber(burst), tat = tat == '0' and 0 or min(tonumber(tat), LATEST),
+    closed = closed == '0' and 0 or min(tonumber(closed), LATEST), alarm = alarm,
+    kinds = {kind ~= '' and kind or nil}, left = nil, before = nil, opens = nil}
+  if find(kind, '\0', 1, true) then
+    limit.kinds = {}
+    for one in string.gmatch(kind, '[^%z]+') do
+      limit.kinds[#limit.kinds + 1] = one
+    end
+  end
+  return limit
+end
+
+local function text_of_limit(limit)
+  return table.concat({digits(limit.concurrency), digits(limit.period), digits(limit.burst), digits(limit.tat),
+    digits(limit.closed), table.concat({limit.alarm, unpack(limit.kinds)}, '\0')}, ' ')
+end
 
 -- Nil if no limit is in use and no kind is paused: a script then makes none of these functions. They use few other
 -- definitions, because a script makes those at each call.
@@ -19,11 +47,11 @@
 -- further starts possible, or nil; `before`: how many starts were possible at first.
 local shared = limited and (function()
   local self = {held_back = {}, damaged = {}, with_ends = {}, limits = {}, are_missing = false}
-  local rules, limits, numbers, without_bodies = {}, self.limits, {}, {}
+  local rules, limits, claimed_prefix = {}, self.limits, PREFIX .. PROCESSING .. ':'
 
-  -- Return fields of a hash, and whether the key has another type.
-  local function fields_of(key, ...)
-    local found = redis.pcall('HMGET', key, ...)
+  -- Return fields of LIMITS, and whether the key has another type.
+  local function read_fields(fields)
+    local found = redis.pcall('HMGET', PREFIX .. 'limits', unpack(fields))
     if found.err and not find(found.err, '^WRONGTYPE ') then
       error(found)
     end
@@ -51,39 +79,28 @@ local shared = limited and (function()
     return size_of(kind_key('q', kind)) + size_of(kind_key('s', kind))
   end
 
-  -- Return the number of a text; false for any other text. Most limits have the same numbers.
-  local function number_in(text)
-    if numbers[text] == nil then
-      numbers[text] = find(text, '^%d+$') and min(tonumber(text), LATEST) or false
+  -- Read limits. A damaged limit lets all pass, as a missing one does.
+  local function load_limits(names)
+    local fields = {}
+    for n = 1, #names do
+      fields[n] = 'l' .. names[n]
     end
-    return numbers[text]
-  end
-
-  -- Return a limit by its name. A damaged limit lets all pass, as a missing one does. A namespace can have a thousand
-  -- limits that are full, so this and what follows make few texts and tables.
-  function self.limit(name)
-    local limit = limits[name]
-    if limit == nil then
-      local found, damaged = fields_of(PREFIX .. 'limit:' .. name, 'concurrency', 'period', 'burst', 'tat', 'closed',
-        'alarm', 'kinds')
-      local is_missing = not damaged and not (found[1] or found[2] or found[7])
-      limit = {name = name, alarm = found[6] or '', kinds = {found[7] ~= '' and found[7] or nil},
-        concurrency = number_in(found[1] or ''), period = number_in(found[2] or ''), burst = number_in(found[3] or ''),
-        tat = number_in(found[4] or ''), closed = number_in(found[5] or ''), left = nil, before = nil, opens = nil}
-      if find(found[7] or '', '\0', 1, true) then
-        limit.kinds = {}
-        for kind in string.gmatch(found[7], '[^%z]+') do
-          limit.kinds[#limit.kinds + 1] = kind
-        end
-      end
-      if damaged or not (limit.concurrency and limit.period and limit.burst and limit.tat and limit.closed)
-        or limit.period > 0 and limit.burst == 0 then
-        self.damaged['limit ' .. name] = not is_missing or nil
-        limit = false
+    local texts, damaged = read_fields(fields)
+    for n = 1, #names do
+      local name, text = names[n], texts[n]
+      local limit = limit_in(name, text) or false
+      if not limit then
+        self.damaged['limit ' .. name] = (damaged or text and text ~= '') and true or nil
       end
       limits[name] = limit
     end
-    return limit
+  end
+
+  function self.limit(name)
+    if limits[name] == nil then
+      load_limits({name})
+    end
+    return limits[name]
   end
 
   -- Return how many starts a limit allows now.
@@ -92,16 +109,15 @@ local shared = limited and (function()
       local left, opens, period = LATEST, nil, limit.period
       if limit.concurrency > 0 then
         left = limit.concurrency
-        local bodies = nil
         for n = 1, #limit.kinds do
-          local kind = limit.kinds[n]
-          left = left - size_of(kind_key(PROCESSING, kind))
-          if pending.SADD or not without_bodies[kind] then
-            bodies = bodies or {}
-            bodies[#bodies + 1] = kind_key('r', kind)
-          end
+          left = left - size_of(claimed_prefix .. limit.kinds[n])
         end
-        local has_bodies = bodies and (pending.SADD or call('EXISTS', unpack(bodies)) > 0)
+        -- Most full limits are full without the bodies of cancelled instances.
+        local bodies = {}
+        for n = 1, left > 0 and #limit.kinds or 0 do
+          bodies[n] = kind_key('r', limit.kinds[n])
+        end
+        local has_bodies = bodies[1] and (pending.SADD or call('EXISTS', unpack(bodies)) > 0)
         for n = 1, has_bodies and #bodies or 0 do
           left = left - bodies_in(bodies[n])
         end
@@ -121,40 +137,41 @@ local shared = limited and (function()
     return limit.left
   end
 
-  -- Keep which of some kinds have no cancelled instances whose bodies still run.
-  function self.look_for_bodies(kinds)
-    local keys = {}
-    for n, kind in ipairs(kinds) do
-      keys[n] = kind_key('r', kind)
-    end
-    local has_any = keys[2] and call('EXISTS', unpack(keys)) > 0
-    for _, kind in ipairs(keys[2] and not has_any and kinds or {}) do
-      without_bodies[kind] = true
+  local function add_limit(rule, name)
+    if name ~= '' then
+      local limit = limits[name]
+      rule.limits[#rule.limits + 1], self.are_missing = limit or nil, self.are_missing or not limit
     end
   end
 
+  -- Read the rules of kinds, and their limits.
   function self.load(kinds)
-    local fields = {}
-    for n, kind in ipairs(kinds) do
-      fields[n] = 'k' .. kind
+    local fields, names, texts, has_other_type = {}, {}, {}, nil
+    for n = 1, #kinds do
+      fields[n] = 'k' .. kinds[n]
     end
-    local texts, has_other_type = {}, nil
-    if #kinds > 0 then
-      texts, has_other_type = fields_of(PREFIX .. 'limits', unpack(fields))
+    if fields[1] then
+      texts, has_other_type = read_fields(fields)
     end
-    for n, kind in ipairs(kinds) do
-      local text = has_other_type and '?' or texts[n]
-      local paused, own, names = match(text or '', '^([01]) %d+ (%d+) (.*)$')
-      local rule = paused and {paused = paused == '1', own = tonumber(own), limits = {}} or false
-      self.are_missing = self.are_missing or text and not rule
-      self.damaged['rule ' .. kind] = text and text ~= '' and not rule or nil
-      for name in string.gmatch(names or '', '[^%z]+') do
-        local limit = self.limit(name)
-        rule.limits[#rule.limits + 1], self.are_missing = limit or nil, self.are_missing or not limit
+    for n = 1, #kinds do
+      local kind, text = kinds[n], has_other_type and '?' or texts[n]
+      local paused, own, one, other = match(text or '', '^([01]) %d+ (%d+) ([^%z]*)%z?([^%z]*)$')
+      self.are_missing = self.are_missing or text and not paused
+      self.damaged['rule ' .. kind] = text and text ~= '' and not paused or nil
+      rules[kind] = paused and {paused = paused == '1', own = tonumber(own), limits = {}, one = one, other = other} or false
+      names[#names + 1] = one and one ~= '' and limits[one] == nil and one or nil
+      names[#names + 1] = other and other ~= '' and limits[other] == nil and other or nil
+    end
+    if names[1] then
+      load_limits(names)
+    end
+    for n = 1, #kinds do
+      local rule = rules[kinds[n]]
+      if rule then
+        add_limit(rule, rule.one)
+        add_limit(rule, rule.other)
       end
-      rules[kind] = rule
     end
-    self.look_for_bodies(kinds)
   end
 
   -- Return the rule of a kind: whether it is `paused`, `own`, the set concurrency of its keys, and the list of its

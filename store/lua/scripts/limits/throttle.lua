@@ -12,7 +12,7 @@ local closed = min(LATEST, now + tonumber(ARGV[2]))
 local opens_earlier = ARGV[3] == '1' and closed < limit.closed
 if opens_earlier or closed > limit.closed then
   limit.closed, limit.left = closed, nil
-  call('HSET', limit_key(ARGV[1]), 'closed', digits(closed))
+  call('HSET', LIMITS, 'l' .. ARGV[1], text_of_limit(limit))
 end
 if opens_earlier then
   wake_kinds(limit.kinds)
