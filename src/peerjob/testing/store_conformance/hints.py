@@ -341,6 +341,14 @@ class HintRules(StoreSuite):
         await store.cancel([new.id], request=self.make.request())
         assert await self.hinted(watcher, "change", new.id)
 
+    async def test_a_watcher_sees_that_claims_were_taken_back(self, store: Store) -> None:
+        watcher, worker = await self.join(store, "watcher"), await self.join(store, "worker")
+        await store.enqueue(self.make.instances(1))
+        claim = await worker.take_one()
+        await store.watch_changes(watcher.incarnation, 60)
+        await store.leave(worker.incarnation)
+        assert await self.hinted(watcher, "change", claim.id)
+
     async def test_a_watch_ends(self, store: Store) -> None:
         watcher = await self.join(store)
         await store.watch_changes(watcher.incarnation, 0.05)
