@@ -89,7 +89,10 @@ class _Lookup(Struct, frozen=True):
     registered: Job[..., Any, Any] | None
     """The registered job of the kind."""
     plain: Binding | None
-    """The binding, if only id and spec of an instance depend on the call: it is due now, and has no key of any kind."""
+    """The binding, if only id and spec of an instance depend on the call: it is due now, and has no key of any kind.
+
+    The definition then has an own function, whose binding is the same after a change of the registry.
+    """
     version: int
 
 
@@ -147,12 +150,7 @@ class CallEncoder:
         """
         job = call.job
         known = self._lookups.get(id(job))
-        if (
-            known is not None
-            and known.job is job
-            and known.plain is not None
-            and known.changes == self._registry.changes
-        ):
+        if known is not None and known.job is job and known.plain is not None:
             arguments, policy, now_us = known.plain.encode(call.args, call.kwargs), job.policy, self._clock.time_us()
             return NewInstance(
                 id=new_id or self.ids.one(),

@@ -637,6 +637,13 @@ async def test_a_call_of_a_kind_without_a_function_here_has_a_limit_of_arguments
                 await node.schedule(target, *range(1_001), **({"allow_unknown": True} if target == "elsewhere" else {}))
 
 
+async def test_each_call_of_a_definition_with_a_delay_is_due_later(clock: VirtualClock) -> None:
+    job = Job("sum", add, after="1h")
+    async with running_node(clock=clock, workers=0) as node:
+        instances = [await node.schedule(job, 1, n) for n in range(2)] + await node.schedule_many([job.call(1, 2)] * 2)
+        assert {instance.due_at - instance.created_at for instance in instances} == {timedelta(hours=1)}
+
+
 async def test_a_call_is_checked_by_what_is_registered_now(clock: VirtualClock) -> None:
     handle = Job[..., Any, Any]("sum")
     async with running_node(clock=clock, workers=0) as node:
