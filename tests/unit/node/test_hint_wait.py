@@ -345,3 +345,17 @@ async def test_a_claim_that_another_part_has_decided_on_is_not_given_up(
         assert claim is not None
         assert claim.decide()
         assert in_flight(worker).give_up_hinted_claim() is None
+
+
+async def test_each_part_reads_the_store_after_a_call_for_hints_has_failed(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    """The call can have taken hints for each of them."""
+    async with idle(clock, work, flaky, url) as (_, client):
+        await clock.advance(0.43)
+        flaky.calls.clear()
+        failing = flaky.fail("claim_on_hint", "next_hints", times=1)
+        await client.schedule("work")  # ends the wait
+        await clock.advance(0.15)  # the next call for hints comes later
+        assert failing.met.is_set()
+        assert {"turn", "campaign", "changed_schedules"} <= set(flaky.calls)

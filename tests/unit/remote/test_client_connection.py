@@ -460,6 +460,16 @@ async def test_what_can_be_asked_again_is_asked_elsewhere(stub: Stub) -> None:
         assert stub.calls == ["CountInstances"], "it keeps to the node that answered"
 
 
+async def test_of_all_jobs_that_an_older_node_lists_one_kind_is_taken(stub: Stub) -> None:
+    async def all_jobs(name: str, context: Any) -> bytes:
+        return pb.ListRegisteredJobsResponse(jobs=[pb.Job(kind="one"), pb.Job(kind="other")]).SerializeToString()
+
+    stub.answer = all_jobs
+    async with Client(stub.target) as client:
+        assert [job.kind for job in await client.registered_jobs("other")] == ["other"]
+        assert [job.kind for job in await client.registered_jobs()] == ["one", "other"]
+
+
 async def test_a_call_that_is_never_answered_ends(stub: Stub) -> None:
     async def never(name: str, context: Any) -> None:
         await asyncio.Event().wait()
