@@ -91,6 +91,19 @@ async def test_a_power_cut_loses_what_was_not_on_disk(start_server: StartServer,
         lost = (await store.get(ids)).count(None)
 
 
+async def test_a_confirmed_call_repeats_no_script_that_another_caller_has_loaded(
+    start_server: StartServer, cleanup: AsyncExitStack
+) -> None:
+    here = Site(start_server("redis", appendonly=True), cleanup)
+    store = await here.open()
+    here.server.command("SCRIPT", "FLUSH")
+    await store.enqueue(here.make.instances(1))
+    confirmed = await here.open(url=f"{here.server.url}?durability=aof&durability_timeout=30s")
+    (answer,) = await confirmed.enqueue(here.make.instances(1))
+    assert answer.is_new
+    assert not answer.repeated
+
+
 @pytest.mark.parametrize(("kind", "sync"), [("redis", EVERYSEC), ("redis", ALWAYS), ("valkey", ALWAYS)])
 async def test_a_power_cut_loses_nothing_that_the_disk_confirmed(
     kind: ServerKind, sync: tuple[str, str], start_server: StartServer, cleanup: AsyncExitStack

@@ -300,7 +300,8 @@ class Driver(ABC):
             # each client loads scripts. Load them in the same write, because another program can remove them again.
             # Send all commands again, so that no script runs before the script in front of it. A script that has run
             # repeats its answer.
-            shas = {command[1] for command in commands if command[0] == "EVALSHA"}
+            # A caller with `durability` sends `confirm` after scripts that other callers have loaded.
+            shas = {self._scripts["confirm"].sha, *(command[1] for command in commands if command[0] == "EVALSHA")}
             loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values() if script.sha in shas]
             replies = await self._send([*loads, *commands], timeout, alone=alone)
             self._checked(replies[: len(loads)])
