@@ -156,6 +156,13 @@ class PassingRules(ScheduleSuite):
         assert (await peer.claim()).claims == ()
         assert (await self.fired(store, 12, overlap=SKIP)).outcome is FIRED
 
+    async def test_the_holder_and_the_next_are_cancelled_in_one_call(self, store: Store) -> None:
+        await self.schedule(store)
+        holder, parked, last = await self.parked(store, 3)
+        assert await self.cancel(store, holder, parked) == [State.SCHEDULED] * 2
+        peer = await self.join(store)
+        assert [claim.id for claim in await peer.take()] == [last]
+
     async def test_parked_ones_outlive_their_schedule(self, store: Store) -> None:
         await self.schedule(store)
         ids = await self.parked(store, 3)
