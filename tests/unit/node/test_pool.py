@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec import structs
 
 from peerjob.model.record import MAX_BATCH, Action, Claim, Outcome
 from peerjob.node.body.context_vars import ContextVars
@@ -178,3 +179,11 @@ async def test_the_backlog_is_bounded_however_quick_the_bodies_are(bench: Bench)
         claims = bench.pool.waiting + bench.pool.running
         assert claims <= 1 + MAX_BATCH
     bench.pool.empty_backlog("the test ends")
+
+
+async def test_a_suspect_that_waits_in_the_backlog_keeps_others_from_the_node(bench: Bench) -> None:
+    await bench.take("a")
+    assert bench.pool.may_take_suspect
+    suspect = structs.replace(_claim("b"), crashes=2)
+    bench.pool.take([Run(suspect, "incarnation", asyncio.get_running_loop().time())])
+    assert not bench.pool.may_take_suspect
