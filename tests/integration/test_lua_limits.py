@@ -78,7 +78,7 @@ async def test_a_gate_is_a_table_from_its_first_entry_on(site: MakeSite, count: 
     assert await counts(store) == [("k", 1, 2 * count - 1)]
 
 
-async def test_instances_that_pass_together_are_a_table(site: MakeSite) -> None:
+async def test_instances_that_are_claimed_or_pass_together_are_a_table(site: MakeSite) -> None:
     here = site()
     store = await here.open()
     await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
@@ -86,8 +86,10 @@ async def test_instances_that_pass_together_are_a_table(site: MakeSite) -> None:
     await store.enqueue(batch)
     peer = await here.join(store)
     claims = await peer.take(20)
-    await peer.commit(*map(outcome, claims))
     with connect(here) as server:
+        assert server.object("encoding", here.key(f"{State.PROCESSING.value}:work")) == b"skiplist"
+        assert server.zcard(here.key(f"{State.PROCESSING.value}:work")) == 20
+        await peer.commit(*map(outcome, claims))
         assert server.object("encoding", here.key("q:work")) == b"skiplist"
         assert server.zcard(here.key("q:work")) == 20
     assert await ids(peer) == [new.id for new in batch[20:]]

@@ -227,7 +227,8 @@ def _with_late(wanted: Set[str], definitions: Sequence[_Definition], known: froz
     state = {name for names, code, _ in needed if not _FUNCTION.match(code[0]) for name in names}
     early = [(names, code, frozenset[str]() if names[0] in _LATE else words) for names, code, words in needed]
     outer = known.union(*(names for names, *_ in _needed(wanted | state, early)))
-    chosen = [definition for definition in needed if definition[0][0] in outer.difference(known)]
+    added = outer - known
+    chosen = [definition for definition in needed if definition[0][0] in added]
     for at, (names, code, words) in enumerate(chosen):
         inner = _with_late(words, definitions, outer) if names[0] in _LATE else []
         begin = _FUNCTION.match(code[0])

@@ -95,6 +95,7 @@ local function leave_queues(selection)
   sources[#sources + 1] = selection.suspect
   for _, source in ipairs(sources) do
     if source.taken > 0 then
+      as_table(index_key(PROCESSING, source.kind))
       taken[prepare_queue(source.kind, source.suspect, true, source.head)] = source.taken
     end
   end

@@ -31,21 +31,6 @@ local grouped = gates and function(texts, from)
   return names, places
 end
 
--- Let the server make a table of a queue that does not exist yet: it would search a list of up to 128 short members for each
--- member that it adds. A long first member, which leaves the queue at once, makes the difference.
-local FEW = 8
-local as_table = gates and function(queue_key)
-  local list, long = pending.ZADD[queue_key], string.rep(' ', 65)
-  if checked_sizes[queue_key] == 0 and not after_writing then
-    local size = #list
-    list[size + 1], list[size + 2], list[1], list[2] = list[1], list[2], 0, long
-    after_writing = function()
-      after_writing = nil
-      add('ZREM', queue_key, long)
-    end
-  end
-end
-
 -- Let the next ones pass after the ends of instances of a kind. Return false, with nothing planned, unless all of them were
 -- admitted. Instances of a key that needs more go to `gates.leaving`.
 local pass_ended = gates and function(kind, ids)
@@ -132,7 +117,7 @@ local pass_ended = gates and function(kind, ids)
   if queued > 0 then
     plan_list('ZADD', prepare_queue(kind), queue)
     newly_due[kind] = (newly_due[kind] or 0) + queued / 2
-    if queued > 2 * FEW then
+    if checked_sizes[prepare_queue(kind)] == 0 then
       as_table(prepare_queue(kind))
     end
   end

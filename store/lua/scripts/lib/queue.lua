@@ -17,6 +17,21 @@ local function check_zsets(one, other)
   end
 end
 
+-- Let the server make a table of a sorted set to which many members are added: it would search a list of up to 128 short
+-- members for each of them. A long first member, which leaves the sorted set at once, makes the difference.
+local function as_table(key)
+  local FEW, list, long = 8, pending.ZADD and pending.ZADD[key], string.rep(' ', 65)
+  local size = list and #list or 0
+  -- The indexes of heads need `after_writing` for themselves.
+  if size > 2 * FEW and not has_indexes and not after_writing then
+    list[size + 1], list[size + 2], list[1], list[2] = list[1], list[2], 0, long
+    after_writing = function()
+      after_writing = nil
+      add('ZREM', key, long)
+    end
+  end
+end
+
 -- The text of the last due time is kept: most instances of a batch have the same due time.
 local latest_due, latest_text = nil, nil
 
