@@ -50,8 +50,6 @@ class Lockstep:
         self._left: set[str] = set()
         self._renewed: Renewed | None = None
         """The engine's answer to the last renewal."""
-        self._reaped = 0
-        """How many claims the last call took back."""
         self.verdict = Verdict(program, engine.name)
 
     async def run(self) -> Verdict:
@@ -106,9 +104,10 @@ class Lockstep:
         if op.verb in ("campaign", "resign"):
             await self._theirs.election()
         theirs = await self._exchange(made, op.how)
-        while op.verb == "reap" and self._reaped == op.given["limit"]:
+        reaped: Any = theirs
+        while op.verb == "reap" and not isinstance(reaped, Raised) and len(reaped) == op.given["limit"]:
             # *Choice*: a reap that has reached its limit may leave other incarnations for the next one
-            await self._exchange(made)
+            reaped = await self._exchange(made)
         self._repeats.note(made, self._engine.clock.elapsed(), theirs)
 
     async def _make_ready(self, number: int, fires: Iterable[Given]) -> None:
@@ -181,7 +180,6 @@ class Lockstep:
                 chosen.objections.append(f"removed {len(gone)} instances, and may remove {chosen.may_remove}")
         if isinstance(theirs, Renewed):
             self._renewed = theirs
-        self._reaped = len(chosen.reaped or ())
         self._learn(made, {self._ours: ours, self._theirs: theirs}, how)
         if made.verb == "put_schedule" and (ours is None) != (theirs is None):
             # *Choice*: the same put again answers None or the row, and changes nothing
