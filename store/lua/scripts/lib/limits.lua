@@ -159,8 +159,11 @@ local shared = limited and (function()
       self.are_missing = self.are_missing or text and not paused
       self.damaged['rule ' .. kind] = text and text ~= '' and not paused or nil
       rules[kind] = paused and {paused = paused == '1', own = tonumber(own), limits = {}, one = one, other = other} or false
-      names[#names + 1] = one and one ~= '' and limits[one] == nil and one or nil
-      names[#names + 1] = other and other ~= '' and limits[other] == nil and other or nil
+      for _, name in ipairs({one, other}) do
+        if name ~= '' and limits[name] == nil then
+          names[#names + 1], limits[name] = name, false
+        end
+      end
     end
     if names[1] then
       load_limits(names)
