@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import redis
 
-from peerjob.model.record import Action, Claim, NewInstance
+from peerjob.model.caps import Caps
+from peerjob.model.record import Action, Claim, NewInstance, Want
 from peerjob.model.state import State
 from peerjob.model.stored_limit import KindLimits, LimitNumbers, LimitSetting, SharedLimit
 from peerjob.store.lua.store import LuaStore
@@ -152,6 +153,22 @@ async def test_a_claim_makes_one_call_for_each_full_limit(site: MakeSite) -> Non
             before = commands()
             await call()
             assert commands() - before <= len(MANY) + 35, call
+
+
+async def test_a_claim_reads_any_number_of_limits(site: MakeSite) -> None:
+    """Lua passes at most about 8,000 arguments in one call."""
+    here = site()
+    store = await here.open(retry_for=0)
+    kinds = tuple(f"kind-{number}" for number in range(4_001))
+    numbers = LimitNumbers(concurrency=1)
+    for first in range(0, len(kinds), 500):
+        some = kinds[first : first + 500]
+        two = [tuple(SharedLimit(name=f"{letter} {kind}", numbers=numbers) for letter in "ab") for kind in some]
+        await store.publish_limits([KindLimits(kind=kind, shared=both) for kind, both in zip(some, two, strict=True)])
+    await store.enqueue([here.make.instance(kind=kinds[-1]) for _ in range(2)])
+    peer = await here.join(store, kinds=kinds)
+    want = Want(kinds=Caps(kinds, 10, dict.fromkeys(kinds, 9)), limit=10)
+    assert len((await peer.claim(want)).claims) == 1
 
 
 async def test_a_limit_that_is_published_again_keeps_its_alarm(site: MakeSite) -> None:

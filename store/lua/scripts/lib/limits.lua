@@ -81,18 +81,20 @@ local shared = limited and (function()
 
   -- Read limits. A damaged limit lets all pass, as a missing one does.
   local function load_limits(names)
-    local fields = {}
-    for n = 1, #names do
-      fields[n] = 'l' .. names[n]
-    end
-    local texts, damaged = read_fields(fields)
-    for n = 1, #names do
-      local name, text = names[n], texts[n]
-      local limit = limit_in(name, text) or false
-      if not limit then
-        self.damaged['limit ' .. name] = (damaged or text and text ~= '') and true or nil
+    for first = 1, #names, SLICE do
+      local fields = {}
+      for n = first, min(first + SLICE - 1, #names) do
+        fields[#fields + 1] = 'l' .. names[n]
       end
-      limits[name] = limit
+      local texts, damaged = read_fields(fields)
+      for n = 1, #fields do
+        local name, text = names[first + n - 1], texts[n]
+        local limit = limit_in(name, text) or false
+        if not limit then
+          self.damaged['limit ' .. name] = (damaged or text and text ~= '') and true or nil
+        end
+        limits[name] = limit
+      end
     end
   end
 
