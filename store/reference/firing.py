@@ -13,6 +13,7 @@ from peerjob.store.rules import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS, che
 
 from .cancel import cancel_one
 from .enqueue import add_instance, check_not_full, is_known, key_holder
+from .gates import pass_gates
 from .ledger import add_record, add_stretch, made, position_of, recorded, trim
 from .state import ScheduleData
 from .transaction import ReferenceTransaction
@@ -27,7 +28,11 @@ def fire(
         check_not_full(transaction)
     deposed = is_deposed(transaction, term)
     written: list[FireRecord] = []
-    return [_fire(transaction, fire, term, node, written, deposed=deposed) for fire in fires]
+    answers: list[FireAnswer] = []
+    for fire in fires:
+        answers.append(_fire(transaction, fire, term, node, written, deposed=deposed))
+        pass_gates(transaction)
+    return answers
 
 
 def is_deposed(transaction: ReferenceTransaction, term: Term | None) -> bool:

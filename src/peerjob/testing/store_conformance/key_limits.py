@@ -413,6 +413,19 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
         peer = await self.join(store)
         assert await self.drained(peer) == [instances[2].id, *ids_of(more)]
 
+    async def test_a_fire_takes_a_place_from_another_before_the_next_fire_of_its_call(self, store: Store) -> None:
+        await self.limit_keys(store)
+        row = await self.schedule(store)
+        (first,), (second,) = self.keyed(1, priority=9), self.keyed(1, "b", priority=9)
+        await store.enqueue([first, second])
+        await self.pass_time(0.01)
+        (better,) = self.keyed(1)
+        fires = [self.a_fire(row, instance=better, overlap=Overlap.SKIP), self.a_fire(row, 1, overlap=Overlap.REPLACE)]
+        _, record = await self.done(store, *fires)
+        assert record.cancelled == better.id
+        peer = await self.join(store)
+        assert await self.drained(peer) == [record.instance, second.id, first.id]
+
     async def test_a_key_and_a_shared_limit_both_count(self, store: Store) -> None:
         await self.limit(store, concurrency=2)
         await store.pause_kind("unused", True)
