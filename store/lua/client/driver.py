@@ -43,6 +43,9 @@ MAX_LOOKUPS = 1600
 call."""
 CONNECT_TIMEOUT = 4.0
 CALL_TIMEOUT = 5.0
+_IN_LONG_CALLS = ("commit", "commit_linked", "claim", "confirm")
+"""Scripts that share a call. Each load has all of them. So a server never runs the claim of a turn before the commit,
+and repeats no script for a confirmation that it lacks."""
 _MAX_LOADS = 4
 """A call loads its scripts at most this many times, if the server loses them again."""
 
@@ -102,8 +105,6 @@ class Driver(ABC):
         self._process = os.getpid()
         """The id of the process that opened the driver."""
         self._scripts = load_scripts()
-        self._ran_together: set[str] = set()
-        """Scripts that were loaded for a call of several."""
         self._durable_in_flight = PerLoop(lambda: asyncio.Semaphore(self.MAX_DURABLE_CALLS))
 
     @property
@@ -151,7 +152,7 @@ class Driver(ABC):
     async def run(self, *calls: Call) -> list[Reply]:
         """Run scripts in this order, sent in one write if the library can."""
         commands = self.commands(*calls)
-        replies = await self._sent(calls, commands, self._call_timeout)
+        replies = await self._send(commands, self._call_timeout)
         for reply in replies:
             if isinstance(reply, Exception):
                 return self._checked(await self._resend_if_needed(replies, commands, self._call_timeout))
@@ -170,7 +171,7 @@ class Driver(ABC):
         commands = [*self.commands(*calls, ("confirm", ())), durability.command]
         timeout = self._call_timeout + durability.timeout
         async with self._durable_in_flight():
-            replies = await self._sent(calls, commands, timeout, alone=True)
+            replies = await self._send(commands, timeout, alone=True)
             *replies, waited = await self._resend_if_needed(replies, commands, timeout, alone=True)
         checked = self._checked(replies)[:-1]
         if missing := durability.missing(waited):
@@ -289,18 +290,6 @@ class Driver(ABC):
             self._server = primary
             await self._leave()
 
-    def _sent(
-        self, calls: Sequence[Call], commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
-    ) -> Awaitable[list[Any]]:
-        """Send scripts. Load those of several calls first.
-
-        A server that lacks the script of a commit would run the claim of the same turn before the commit.
-        """
-        if len(calls) == 1 or self._ran_together.issuperset(name for name, _ in calls):
-            return self._send(commands, timeout, alone=alone)
-        self._ran_together.update(name for name, _ in calls)
-        return self._load_and_send(commands, timeout, alone=alone)
-
     async def _resend_if_needed(
         self, replies: list[Any], commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
     ) -> list[Any]:
@@ -310,22 +299,17 @@ class Driver(ABC):
         for _ in range(_MAX_LOADS):
             if not any(map(self._lacks_script, replies)):
                 break
+            # Load only scripts of the call: all of them take 60 ms and 7 MB of the server, and after a failover, each
+            # client loads scripts. Load them in the same write, because another program can remove them again.
             # Send all commands again, so that no script runs before the script in front of it. A script that has run
             # repeats its answer.
-            replies = await self._load_and_send(commands, timeout, alone=alone)
+            own = (command[1] for command in commands if command[0] == "EVALSHA")
+            shas = {*(self._scripts[name].sha for name in _IN_LONG_CALLS), *own}
+            loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values() if script.sha in shas]
+            replies = await self._send([*loads, *commands], timeout, alone=alone)
+            self._checked(replies[: len(loads)])
+            replies = replies[len(loads) :]
         return replies
-
-    async def _load_and_send(
-        self, commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool
-    ) -> list[Any]:
-        # Load only the scripts of the call: all of them take 60 ms and 7 MB of the server, and after a failover, each
-        # client loads scripts. Load them in the same write, because another program can remove them again.
-        # A caller with `durability` sends `confirm` after scripts that other callers have loaded.
-        shas = {self._scripts["confirm"].sha, *(command[1] for command in commands if command[0] == "EVALSHA")}
-        loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values() if script.sha in shas]
-        replies = await self._send([*loads, *commands], timeout, alone=alone)
-        self._checked(replies[: len(loads)])
-        return replies[len(loads) :]
 
     def _lacks_script(self, reply: Any) -> bool:
         return isinstance(reply, Exception) and self.cause_of(reply) is Cause.NO_SCRIPT
