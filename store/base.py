@@ -246,6 +246,8 @@ class Store(Limits, Durable, Protocol):
     async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
         """Add a live incarnation, or update its NodeInfo; returns the store's time.
 
+        `NodeView.running` stays while the lease lasts. After the lease has expired, it is 0 until the next renewal.
+
         `previous` is the earlier incarnation of this process, marked dead while the process could not reach the store.
         Crashes that its reaping charged become losses, except those of final instances. From then on, its reaping
         charges losses only.

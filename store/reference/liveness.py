@@ -15,6 +15,9 @@ def join(transaction: ReferenceTransaction, info: NodeInfo, *, ttl_us: int, prev
     """Add a live incarnation, or update it. One that has ended does not come back."""
     node = transaction.state.nodes.setdefault(info.incarnation, NodeData(info=info))
     if not node.ended:
+        if not node.alive(transaction.now_us):
+            # some stores keep the number with the lease
+            node.running = 0
         node.info, node.ttl_us, node.expires_us = info, ttl_us, transaction.now_us + ttl_us
     if previous is not None and previous != info.incarnation:
         _forgive(transaction, previous)

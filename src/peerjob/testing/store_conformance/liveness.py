@@ -40,6 +40,23 @@ class LivenessRules(StoreSuite):
         (view,) = await store.nodes()
         assert view.info == peer.info
 
+    async def test_joining_again_keeps_what_is_shown_as_running(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(1))
+        peer = await self.join(store)
+        await peer.renew(await peer.take_one())
+        await peer.join()
+        assert [view.running for view in await store.nodes()] == [1]
+
+    async def test_joining_after_the_lease_shows_nothing_as_running(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(1))
+        peer = await self.join_briefly(store)
+        await peer.renew(await peer.take_one(), ttl_us=round(self.short_ttl * 1_000_000))
+        await self.lapse()
+        while await store.nodes():
+            await self.pass_time(self.short_ttl / 5)
+        await peer.join()
+        assert [view.running for view in await store.nodes()] == [0]
+
     async def test_two_nodes_of_one_name_are_two(self, store: Store) -> None:
         peers = [await self.join(store, "same"), await self.join(store, "same")]
         assert {view.info.incarnation for view in await store.nodes()} == {peer.incarnation for peer in peers}
