@@ -195,6 +195,27 @@ async def test_a_setting_with_another_type_is_removed_by_the_next_publication(si
     assert [view.concurrency for view in (await store.limits()).views] == [1]
 
 
+@pytest.mark.parametrize("by_setting", [True, False])
+async def test_a_damaged_limit_keeps_its_kinds(site: MakeSite, by_setting: bool) -> None:
+    """No claim misses a limit that can be read, so a limit that lost its kinds would hold back nothing."""
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(shared("work", "other", concurrency=1))
+    assert await store.set_limit(LimitSetting(name="shared", numbers=LimitNumbers(concurrency=2)))
+    await store.enqueue([here.make.instance(kind=kind) for kind in ("work", "other") for _ in range(4)])
+    peer = await here.join(store, kinds=("work", "other"))
+    with connect(here) as server:
+        server.hset(here.key("limits"), "lshared", BAD)
+    assert (await peer.claim(peer.want(1))).limits_missing
+    if by_setting:
+        assert await store.set_limit(LimitSetting(name="shared", numbers=LimitNumbers(concurrency=3)))
+    else:
+        await store.publish_limits(shared("work", concurrency=1))
+    (view,) = (await store.limits()).views
+    assert (view.kinds, view.running, view.waiting) == (("other", "work"), 1, 7)
+    assert len(await peer.take()) == (2 if by_setting else 1)
+
+
 @pytest.mark.parametrize("known", [True, False])
 async def test_a_damaged_record_frees_its_key(site: MakeSite, known: bool) -> None:
     """A claim knows the kind of what it sets aside; a cancel finds the key without it."""

@@ -71,11 +71,26 @@ local function write_rule(kind, rule)
   return is_changed
 end
 
+-- Return the kinds of a limit that cannot be read, from the rules of all kinds: its kinds may publish it one by one, and
+-- claims only miss a limit that cannot be read.
+local function lost_kinds(name)
+  local kinds, stored = {}, call('HGETALL', LIMITS)
+  for n = 1, #stored, 2 do
+    for _, one in ipairs(sub(stored[n], 1, 1) == 'k' and rule_in(stored[n + 1]).names or {}) do
+      kinds[#kinds + 1] = one == name and sub(stored[n], 2) or nil
+    end
+  end
+  table.sort(kinds)
+  return kinds
+end
+
 -- Return a stored limit: the numbers of its code, those of its setting or nil, its note, and its kinds. A field that
 -- cannot be read is as a missing one.
 local function read_limit(name)
-  local found, limit = coordination(limit_key(name), 'code', 'set', 'note'), limit_in(name, limit_field('l' .. name))
-  return {code = numbers_in(found[1]), set = numbers_in(found[2]), note = found[3] or '', kinds = limit and limit.kinds or {}}
+  local found, text = coordination(limit_key(name), 'code', 'set', 'note'), limit_field('l' .. name)
+  local limit = limit_in(name, text)
+  return {code = numbers_in(found[1]), set = numbers_in(found[2]), note = found[3] or '',
+    kinds = limit and limit.kinds or text and lost_kinds(name) or {}}
 end
 
 -- Write a limit, or remove one without kinds and without a setting. Return whether the numbers that count change.
