@@ -19,6 +19,7 @@ from .flow_calls import settle
 from .known import Known, Made
 from .leniency import alike, answer, answer_of
 from .limit_calls import limits_of, unlimit
+from .moments import Moments
 from .names import Ids, Side
 from .program import NOTHING, Op, Program
 from .races import Race
@@ -42,6 +43,7 @@ class Lockstep:
         self._ours = Side("reference", reference.store)
         self._known = Known(Ids(program.seed, engine.clock.time_us()))
         self._calls = Calls(self._known, engine.clock.time_us)
+        self._moments = Moments(engine, reference)
         self._repeats = Repeats()
         self._sleepers = Sleepers()
         self._damaged = Damaged()
@@ -59,10 +61,12 @@ class Lockstep:
             for number, op in enumerate(verdict.program.ops):
                 verdict.at = number
                 if op.verb != NOTHING:
+                    await self._step_over()
                     await self._perform(number, op)
                     if wrong := self._reference.broken():
                         raise Found(wrong)
             verdict.at = len(verdict.program.ops)
+            await self._step_over()
             await self._check({"seed": verdict.program.seed}, whole=True)
             await self._end()
         except Found as found:
@@ -73,6 +77,11 @@ class Lockstep:
             await self._ours.close()
             await self._theirs.close()
         return verdict
+
+    async def _step_over(self) -> None:
+        if await self._moments.step_over(self.verdict.longest_us):
+            self._reference.at(self._engine.clock.time_us())
+            self._sleepers.wake_all()
 
     async def _perform(self, number: int, op: Op) -> None:
         oracle: dict[str, Callable[[Given], Any]] = {
@@ -220,7 +229,7 @@ class Lockstep:
     def _measure(self, before_us: int, after_us: int) -> None:
         """Keep how long a call took, and set the clock of the reference; ends the run if a time fell into the call."""
         self.verdict.longest_us = max(self.verdict.longest_us, after_us - before_us)
-        if before_us < after_us and any(before_us <= one <= after_us for one in self._reference.thresholds()):
+        if self._moments.fall_into(before_us, after_us, self.verdict.longest_us):
             raise Blurred
         self._reference.at((before_us + after_us) // 2)
 
@@ -247,7 +256,7 @@ class Lockstep:
         before_us = self._engine.clock.time_us()
         theirs = await reading.of(self._theirs)
         after_us = self._engine.clock.time_us()
-        if any(before_us <= one <= after_us for one in self._reference.thresholds() if before_us < after_us):
+        if self._moments.fall_into(before_us, after_us, self.verdict.longest_us):
             raise Blurred
         self.verdict.calls["check"] += 1
         ours = await reading.of(self._ours)

@@ -10,7 +10,10 @@ from peerjob.store.kv.format.rows import Row, extended
 from peerjob.store.kv.queue import commit
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
+from support.oracle import moments
 from support.oracle.choices import Chosen
+from support.oracle.clocks import ShiftedClock
+from support.oracle.engines import Engine
 from support.oracle.generator import generate
 from support.oracle.program import from_json
 from support.oracle.reference import Reference
@@ -58,6 +61,25 @@ async def test_two_claims_of_one_instance_in_one_reap_are_an_objection(clock: Vi
     reference.follow(chosen)
     assert [one.id for one in await reference.store.reap(9, reaper=reaper.incarnation)] == [claim.id]
     assert len(chosen.objections) == 1
+
+
+async def test_no_call_is_near_a_moment_at_which_something_changes_by_itself(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, shifted = Reference(StoreLimits(), strict=True), ShiftedClock()
+    engine = Engine(name="etcd", store=reference.store, clock=shifted, namespace="oracle")
+    reference.at(shifted.time_us())
+    await reference.store.enqueue([Factory(clock).instance(delay_us=600_000_000)])
+    (moment_us,) = reference.thresholds()
+    kept_apart = moments.Moments(engine, reference)
+
+    assert not await kept_apart.step_over(50_000)
+    assert kept_apart.fall_into(moment_us + 40_000, moment_us + 40_001, 50_000)
+    assert not kept_apart.fall_into(moment_us + 60_000, moment_us + 60_001, 50_000)
+
+    monkeypatch.setattr(moments, "NEAR_US", 600_000_000)
+    assert await kept_apart.step_over(50_000)
+    assert shifted.time_us() > moment_us + 50_000
 
 
 @pytest.mark.matrix("what plays the programs is a tool for tests")
