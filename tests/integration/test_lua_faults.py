@@ -343,6 +343,35 @@ async def test_lost_answers_lose_and_repeat_nothing(site: MakeSite) -> None:
 
 
 @with_each_driver
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_refusal_by_the_general_script_is_unsure_after_a_lost_answer_of_a_cheap_one(
+    site: MakeSite, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cheap script has stored the instances, and does nothing when it comes again."""
+    here = site()
+    proxy, url = await here.behind_proxy()
+    store = await here.open(url=url)
+    await store.enqueue(here.make.instances(count))  # the server has the script from now on
+    driver: Any = store._driver
+    run, scripts = driver.run_durably, list[str]()
+
+    def fill(*calls: Any) -> Any:
+        scripts.append(calls[0][0])
+        if len(set(scripts)) == 2:
+            here.server.command("CONFIG", "SET", "maxmemory", 1)
+        return run(*calls)
+
+    monkeypatch.setattr(driver, "run_durably", fill)
+    batch = here.make.instances(count)
+    proxy.cuts = 1
+    with pytest.raises(StoreFullError) as caught:
+        await store.enqueue(batch)
+    assert scripts[0] == scripts[1] != scripts[2]
+    assert caught.value.is_unsure
+    assert None not in await store.get([new.id for new in batch])
+
+
+@with_each_driver
 async def test_a_driver_sends_nothing_twice(site: MakeSite) -> None:
     here = site()
     proxy, url = await here.behind_proxy()

@@ -62,30 +62,38 @@ class LuaQueueCommands(LuaDurableCommands):
             return []
         for instance in instances:
             check_id(instance.id)
-        if len(instances) > 1 and self._cheap_script == CHEAP_SCRIPTS[1]:
-            alike = alike_arguments(instances, node)
-            if alike is not None and (await self._run_durably(("enqueue_alike", alike)))[0]:
-                return [Enqueued(instance.id, True) for instance in instances]
-        plain = plain_arguments(instances[0], node) if len(instances) == 1 and self._cheap_script else None
-        while plain is not None and (script := self._cheap_script):  # other threads change it, too
-            (reply,) = await self._run_durably((script, plain))
-            if reply:
-                self._cheap_script = CHEAP_SCRIPTS[abs(reply)]
-                return [Enqueued(instances[0].id, True, repeated=reply < 0)]
-            self._cheap_script = "" if script == CHEAP_SCRIPTS[2] else CHEAP_SCRIPTS[2]
-        keyed = self._cheap_script == CHEAP_SCRIPTS[1] and len(instances) == 1 and keyed_arguments(instances[0], node)
-        if keyed and (await self._run_durably(("enqueue_keyed", keyed)))[0]:
-            return [Enqueued(instances[0].id, True)]
-        answers: list[Enqueued] = []
-        for part in _by_kinds(instances):
-            kinds = [instance.kind for instance in part if instance.limit_key]
-            try:
+        answered = False
+        try:
+            if len(instances) > 1 and self._cheap_script == CHEAP_SCRIPTS[1]:
+                alike = alike_arguments(instances, node)
+                if alike is not None and (await self._run_durably(("enqueue_alike", alike)))[0]:
+                    return [Enqueued(instance.id, True) for instance in instances]
+                answered = alike is not None
+            plain = plain_arguments(instances[0], node) if len(instances) == 1 and self._cheap_script else None
+            while plain is not None and (script := self._cheap_script):  # other threads change it, too
+                (reply,) = await self._run_durably((script, plain))
+                answered = True
+                if reply:
+                    self._cheap_script = CHEAP_SCRIPTS[abs(reply)]
+                    return [Enqueued(instances[0].id, True, repeated=reply < 0)]
+                self._cheap_script = "" if script == CHEAP_SCRIPTS[2] else CHEAP_SCRIPTS[2]
+            keyed = (
+                self._cheap_script == CHEAP_SCRIPTS[1] and len(instances) == 1 and keyed_arguments(instances[0], node)
+            )
+            if keyed and (await self._run_durably(("enqueue_keyed", keyed)))[0]:
+                return [Enqueued(instances[0].id, True)]
+            answered |= bool(keyed)
+            answers: list[Enqueued] = []
+            for part in _by_kinds(instances):
+                kinds = [instance.kind for instance in part if instance.limit_key]
                 reply = await self._run_with_gates("enqueue", enqueue_arguments(part, node), kinds)
-            except StoreError as error:
-                error.is_unsure |= bool(answers)
-                raise
-            self._cheap_script = CHEAP_SCRIPTS.get(reply, "") if isinstance(reply, int) else ""
-            answers += _enqueued(part, reply)
+                answered = True
+                self._cheap_script = CHEAP_SCRIPTS.get(reply, "") if isinstance(reply, int) else ""
+                answers += _enqueued(part, reply)
+        except StoreError as error:
+            # a script before this one stored a part, or did nothing because an attempt without an answer had stored all
+            error.is_unsure |= answered
+            raise
         return answers
 
     async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
