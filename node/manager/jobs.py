@@ -44,6 +44,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("peerjob.node")
 
+IDS_TOGETHER = 100
+"""Most ids that a bulk call makes at a time. All of 100,000 calls would block the event loop for 30 ms."""
 BULK_PAGE = 3 * MAX_READ
 """Instances that a verb for many reads and changes at a time. Each can have megabytes of arguments and results."""
 
@@ -337,7 +339,8 @@ class NodeJobManager(Manager):
 
     async def _add_many(self, calls: Sequence[Call[R]], ids: Sequence[str]) -> list[Instance[R]]:
         runtime = self._need_runtime()
-        new = await self._new_instances(calls, ids or self._call_encoder.ids.take(len(calls)))
+        parts = map(self._call_encoder.ids.take, itertools.repeat(min(len(calls), IDS_TOGETHER)))
+        new = await self._new_instances(calls, ids or itertools.chain.from_iterable(parts))
         instances: list[Instance[R] | None] = [None] * len(new)
 
         def added(first: int, answers: Sequence[Enqueued]) -> None:
@@ -364,7 +367,7 @@ class NodeJobManager(Manager):
         return cast("list[Instance[R]]", instances)
 
     async def _new_instances(
-        self, calls: Sequence[Call[Any]] | CallList[Any], ids: Sequence[str] = ()
+        self, calls: Sequence[Call[Any]] | CallList[Any], ids: Iterable[str] = ()
     ) -> list[NewInstance]:
         """Check calls, and make the instances to store, with these ids; without ids for the children of a body."""
         of_each = calls.jobs if isinstance(calls, CallList) else (call.job for call in calls)

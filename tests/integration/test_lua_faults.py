@@ -352,7 +352,7 @@ async def test_a_refusal_by_the_general_script_is_unsure_after_a_lost_answer_of_
     proxy, url = await here.behind_proxy()
     store = await here.open(url=url)
     await store.enqueue(here.make.instances(count))  # the server has the script from now on
-    driver: Any = store._driver
+    driver: Any = vars(store)["_driver"]
     run, scripts = driver.run_durably, list[str]()
 
     def fill(*calls: Any) -> Any:

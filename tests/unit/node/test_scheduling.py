@@ -637,6 +637,24 @@ async def test_a_call_of_a_kind_without_a_function_here_has_a_limit_of_arguments
                 await node.schedule(target, *range(1_001), **({"allow_unknown": True} if target == "elsewhere" else {}))
 
 
+async def test_a_bulk_call_makes_few_ids_at_a_time(clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All ids of a large call would block the event loop."""
+    job, counts = Job("sum", add), list[int]()
+    async with running_node(clock=clock, workers=0) as node:
+        ids = node._call_encoder.ids  # pyright: ignore[reportPrivateUsage]
+        take = ids.take
+
+        def counted(count: int = 1) -> list[str]:
+            counts.append(count)
+            return take(count)
+
+        monkeypatch.setattr(ids, "take", counted)
+        instances = await node.schedule_many(job.call(n, n) for n in range(350))
+    assert max(counts) <= 100
+    made = [instance.id for instance in instances]
+    assert made == sorted(set(made))
+
+
 async def test_each_call_of_a_definition_with_a_delay_is_due_later(clock: VirtualClock) -> None:
     job = Job("sum", add, after="1h")
     async with running_node(clock=clock, workers=0) as node:
