@@ -141,6 +141,23 @@ async def test_a_server_gets_only_the_scripts_that_are_called(site: MakeSite) ->
     assert memory["number_of_cached_scripts"] <= 7  # up to two try it before the general one; four are always loaded
 
 
+@with_each_driver
+async def test_a_server_gets_the_script_of_a_claim_last(site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn of another client between two loads must not run its claim alone."""
+    here = site()
+    driver: Any = vars(await here.open())["_driver"]
+    here.server.command("SCRIPT", "FLUSH")
+    send, loaded = driver._send, list[str]()
+
+    def noted(commands: Any, *given: Any, **named: Any) -> Any:
+        loaded.extend(command[2] for command in commands if command[:2] == ("SCRIPT", "LOAD"))
+        return send(commands, *given, **named)
+
+    monkeypatch.setattr(driver, "_send", noted)
+    await driver.run(("confirm", ()))
+    assert loaded[-1] == load_scripts()["claim"].source
+
+
 @with_each_driver_and_server
 async def test_scripts_that_are_forgotten_again_and_again_fail_no_call(site: MakeSite) -> None:
     """Another program removes the scripts between any two commands of the store."""
