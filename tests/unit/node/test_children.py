@@ -47,7 +47,7 @@ from peerjob.model.record import (
 from peerjob.node.work.child_pages import in_claim_order, pages_of
 from peerjob.node.work.durable_run import FIRST_READ
 from peerjob.testing import VirtualClock, drain, running_node
-from support.factories import memory_store, notes_of, shared_url
+from support.factories import flaky_store, memory_store, notes_of, shared_url
 
 RUNS = Counter[str]()
 
@@ -357,6 +357,27 @@ async def test_a_retry_of_the_body_finds_its_children(node: Node) -> None:
     assert await instance.result("1m") == 4
     assert RUNS == {"double": 2}
     assert len(await children_of(node, instance)) == 2
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_processors_hear_of_a_child_once(clock: VirtualClock, times: int) -> None:
+    """A driver can ask twice for children after an answer was lost."""
+    store, seen = flaky_store(clock), list[State]()
+    if times == 2:
+        store.repeat("spawn")
+
+    async def body(context: Context = INJECTED) -> int:
+        child = await context.start("child", job.call(1))
+        return await child
+
+    def on_state_change(instance: Instance[Any], state: State) -> None:
+        seen.append(state)
+
+    job = Job("child", double, on_state_change=on_state_change)
+    async with running_node(job, store=store.store, clock=clock, workers=1) as node:
+        assert await result(node, body) == 2
+        await clock.advance(1)
+    assert seen.count(State.CREATED) == (times == 1)
 
 
 async def test_a_retry_of_the_body_starts_the_children_that_are_missing(node: Node) -> None:

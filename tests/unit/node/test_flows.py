@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 import pytest
@@ -29,10 +29,11 @@ from peerjob import (
     job,
 )
 from peerjob.handles.flow_instance import graph_of
-from peerjob.model.durable import FLOW_KIND
+from peerjob.model.durable import FLOW_KIND, MAX_NEEDS_CALL
+from peerjob.model.record import Held, NewChild
 from peerjob.node.work import references
 from peerjob.testing import VirtualClock, running_node
-from support.factories import durable_store
+from support.factories import durable_store, flaky_store
 
 RUNS: Counter[str] = Counter()
 
@@ -130,6 +131,25 @@ async def test_an_optional_member_fails_nothing(node: Node) -> None:
     await run.result(10)
     assert await run[end].result(10) == "Terminated: ValueError: bad 1"
     assert await run[after].result(10) == b"x"
+
+
+async def test_a_member_that_was_stored_in_part_is_completed(clock: VirtualClock) -> None:
+    """A member with many needs comes in several calls, and the flow can end between them."""
+    store = flaky_store(clock)
+
+    def is_last(incarnation: str, parent: Held, children: Sequence[NewChild]) -> bool:
+        return children[-1].instance.kind == merge.kind and not children[-1].more
+
+    flow = Flow("wide")
+    parts = [flow.add(parse.call(b"", n)) for n in range(MAX_NEEDS_CALL + 1)]
+    total = flow.add(merge.call([part.output for part in parts]))
+    fault = store.refuse(ValueError("the node ends"), "spawn", when=is_last, times=1)
+    async with running_node(parse, merge, store=store.store, clock=clock, workers=100) as node:
+        run = await node.schedule_flow(flow)
+        await clock.run(fault.met.wait())
+        assert await run[total].result("10m") == sum(range(MAX_NEEDS_CALL + 1))
+        await run.result("1m")
+    assert store.calls["spawn"] > 2
 
 
 async def test_a_retry_keeps_what_completed(node: Node) -> None:

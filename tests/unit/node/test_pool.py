@@ -34,6 +34,7 @@ class Bench:
         self.clock = clock
         self.trusted = True
         self.started: list[str] = []
+        self.rated = frozenset[str]()
         self._ends: dict[str, asyncio.Event] = {}
         self._unsent_reports = ClockedReports(clock)
         self.prefetch = Prefetch()
@@ -46,6 +47,7 @@ class Bench:
             waker=Waker(),
             prefetch=self.prefetch,
             context_vars=ContextVars(),
+            rated=lambda: self.rated,
         )
 
     async def take(self, *ids: str) -> None:
@@ -179,6 +181,17 @@ async def test_the_backlog_is_bounded_however_quick_the_bodies_are(bench: Bench)
         claims = bench.pool.waiting + bench.pool.running
         assert claims <= 1 + MAX_BATCH
     bench.pool.empty_backlog("the test ends")
+
+
+async def test_nothing_is_claimed_ahead_of_a_kind_with_a_rate(bench: Bench) -> None:
+    """A claim that is handed back has used up the rate."""
+    await bench.take("a")
+    for kind in ("k", "rated"):
+        bench.prefetch.measured(kind, 0)
+    kinds, limit = ("k", "rated"), MAX_BATCH
+    assert {kind: bench.pool.claimable(kinds)[1].get(kind) for kind in kinds} == {"k": limit, "rated": limit}
+    bench.rated = frozenset({"rated", "unknown"})
+    assert {kind: bench.pool.claimable(kinds)[1].get(kind) for kind in kinds} == {"k": limit, "rated": 0}
 
 
 async def test_a_suspect_that_waits_in_the_backlog_keeps_others_from_the_node(bench: Bench) -> None:

@@ -154,7 +154,8 @@ async def test_one_process_is_used_again(executor: Executor) -> None:
 
 
 @pytest.mark.usefixtures("long_notice")
-async def test_as_many_processes_as_bodies_at_a_time(executor: Executor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("resized", ["while they run", "after them"])
+async def test_as_many_processes_as_bodies_at_a_time(executor: Executor, tmp_path: Path, resized: str) -> None:
     contexts = [Context(id=str(number)) for number in range(2)]
     tasks = [
         asyncio.create_task(run(executor, bodies.heeds, str(tmp_path / context.id), context=context))
@@ -162,11 +163,14 @@ async def test_as_many_processes_as_bodies_at_a_time(executor: Executor, tmp_pat
     ]
     pids = [(await written(tmp_path / context.id))[0] for context in contexts]
     assert len(set(pids)) == 2
+    if resized == "while they run":
+        executor.resize(1)
     for context, task in zip(contexts, tasks, strict=True):
         context.cancel("drain")
         task.cancel()
     assert await asyncio.gather(*tasks) == ["ended by drain"] * 2
-    executor.resize(1)
+    if resized == "after them":
+        executor.resize(1)
     await until(lambda: sum(map(is_running, pids)) <= 1)
     assert await run(executor, bodies.pid) in pids
 

@@ -356,6 +356,21 @@ async def test_each_of_many_deadlines_stays_where_it_is(node: Node, clock: Virtu
     assert len(await node.steps(instance)) == MAX_STEPS_CALL * 2 + 9
 
 
+async def test_a_wait_that_was_given_up_does_not_suspend_the_body(node: Node, clock: VirtualClock) -> None:
+    async def body(context: Context = INJECTED) -> int:
+        RUNS["body"] += 1
+        step = asyncio.ensure_future(context.step("slow", asyncio.sleep, 5))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(3):
+                await context.wait_for(APPROVAL)
+        await step
+        await asyncio.sleep(3)
+        return await context.step("last", int)
+
+    assert await (await begun(node, body)).result(20) == 0
+    assert RUNS["body"] == 1
+
+
 async def test_a_child_that_a_task_starts_is_awaited_beside_a_signal(
     clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
