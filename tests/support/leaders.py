@@ -14,6 +14,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.definition import Definition, encode_definition
 from peerjob.model.firing import Candidate, FireRecord, Overlap, SchedulePut, ScheduleRow, Term
 from peerjob.model.ids import IdSource
+from peerjob.model.record import NewInstance
 from peerjob.model.recurrence import recurrence_of
 from peerjob.model.spec import Spec, encode, encode_arguments
 from peerjob.store.base import Elections
@@ -44,6 +45,8 @@ class ElectionNode:
         self.info = Factory(clock).node(name, kinds)
         self.may_lead = True
         self.ahead_us = 0
+        self.made: list[NewInstance] = []
+        """The instances that its fires made."""
         self.election = Election(
             clock=clock,
             elections=elections or self._elections,
@@ -58,6 +61,7 @@ class ElectionNode:
             node=name,
             ids=IdSource(clock),
             now_us=lambda: clock.time_us() - self.ahead_us,
+            on_made=self.made.append,
         )
         self._pause: Fault | None = None
 

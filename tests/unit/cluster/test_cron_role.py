@@ -486,11 +486,12 @@ async def test_instances_that_have_ended_wait_for_no_node(clock: VirtualClock, b
 
 
 async def test_overlap_skip_waits_for_the_run_before(clock: VirtualClock, bench: Bench) -> None:
-    await bench.stand("a")
+    leader = await bench.stand("a")
     peer = await bench.peer()
     await bench.put(overlap=Overlap.SKIP)
     await clock.advance(3.5)
     assert await bench.outcomes() == {"fired": 1, "skipped": 2}
+    assert [made.id for made in leader.made] == [record.id for record in await bench.instances()]
     await peer.end(await peer.take_one())
     await clock.advance(2)
     assert await bench.outcomes() == {"fired": 2, "skipped": 3}

@@ -171,6 +171,13 @@ async def test_a_renewal_that_failed_is_no_steady_time(renewing: RenewedLease) -
     assert lease.may_reap
 
 
+async def test_a_stopped_lease_is_not_trusted(renewing: RenewedLease) -> None:
+    await renewing.clock.advance(1)
+    assert renewing.lease.trusted
+    await renewing.clock.run(renewing.lease.stop())
+    assert not renewing.lease.trusted
+
+
 async def test_a_renewal_extends_the_lease_by_the_whole_ttl(renewing: RenewedLease) -> None:
     await renewing.clock.advance(5)
     (view,) = await renewing.store.inner.nodes()
