@@ -38,6 +38,7 @@ APPROVAL = Signal("approval", bool)
 LARGE = 300
 """Steps of the body whose steps need several lines."""
 MEMBERS = 200
+JOBCTL = Path(sys.executable).with_name("jobctl")
 ran: Counter[str] = Counter()
 
 
@@ -282,14 +283,13 @@ async def test_a_killed_import_runs_no_body_without_its_steps(
     lines = await exported(redis_url, namespace)
     # the last line of the body with many steps closes it
     stop = max(at for at, line in enumerate(lines) if b'"steps","id":"' + made["many"].encode() in line)
-    program = str(Path(sys.executable).with_name("jobctl"))
-    arguments = [program, "import", "-", "--store", url, "--namespace", last]
+    arguments = ["import", "-", "--store", url, "--namespace", last]
     make = Factory(SystemClock())
     later = (
         MovedInstance(id=make.id(), kind="later", spec=b"", priority=5, due_us=LAST_MOMENT_US, max_crashes=3)
         for _ in range(MAX_BATCH)
     )
-    child = await asyncio.create_subprocess_exec(*arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    child = await asyncio.create_subprocess_exec(JOBCTL, *arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert child.stdin is not None
     # the last lines fill a batch, so all lines are written, and the import waits for the next one
     child.stdin.write(b"".join([*lines[:stop], *map(line_of, later)]))
@@ -328,7 +328,9 @@ async def test_a_node_that_does_not_know_children_refuses_them(redis_url: str, n
     assert (await import_namespace(redis_url, lines, namespace=last)).refusals == 0
 
 
-async def test_a_parent_whose_key_is_taken_stays_behind_with_its_children(redis_url: str, namespace: str) -> None:
+async def test_a_parent_whose_key_is_taken_stays_behind_with_its_children(
+    redis_url: str, namespace: str, tmp_path: Path
+) -> None:
     async with half(redis_url, namespace) as node:
         parent = await node.schedule(ORDER.with_options(key="k"), 1)
     lines, last = await exported(redis_url, namespace), f"{namespace}-last"
@@ -339,3 +341,10 @@ async def test_a_parent_whose_key_is_taken_stays_behind_with_its_children(redis_
     assert (done.instances, done.refusals) == (0, 8)
     assert done.refused[0] == (parent.id, holder.id)
     assert {known for _, known in done.refused[1:]} == {parent.id}
+    file = tmp_path / "moved"
+    file.write_bytes(b"".join(lines))
+    arguments: list[Path | str] = ["import", file, "--store", redis_url, "--namespace", last]
+    child = await asyncio.create_subprocess_exec(JOBCTL, *arguments, stderr=subprocess.PIPE)
+    _, said = await child.communicate()
+    assert said.decode().count(f"instance {holder.id} has its key") == 1
+    assert said.decode().count(f"nor was its parent {parent.id}") == 7

@@ -14,10 +14,10 @@ import pytest
 from sqlalchemy import create_engine, event
 
 from peerjob import Job, JobFailed, Node, RowRefusedError, State, TableError, UnknownInstanceError
-from peerjob.sql import Outbox, OutboxRelay
+from peerjob.sql import Outbox, OutboxRelay, relay
 from peerjob.sql.databases import EngineDatabase
 from peerjob.sql.outbox import relays
-from peerjob.sql.relay_rows import take
+from peerjob.sql.relay_rows import give_back, take
 from support.division import in_matrix
 from support.outbox_base import Base, base_of
 from support.postgres import Database
@@ -59,8 +59,8 @@ async def base(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 def make_node(redis_url: str, namespace: str) -> MakeNode:
     @asynccontextmanager
     async def make(base: Base, jobs: Any = (job,), **options: Any) -> AsyncGenerator[Node]:
-        relay = OutboxRelay(base.relay_engine)
-        async with Node(redis_url, jobs=jobs, namespace=namespace, outbox=relay, **options) as node:
+        given = OutboxRelay(base.relay_engine)
+        async with Node(redis_url, jobs=jobs, namespace=namespace, outbox=given, **options) as node:
             yield node
 
     return make
@@ -339,14 +339,43 @@ async def test_the_relay_listens_again_after_its_connection_ended(
     postgres: Database, make_node: MakeNode, tmp_path: Path
 ) -> None:
     base = Base("psycopg", postgres, tmp_path)
+    listening = "FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+    ended = set[int]()
     async with make_node(base) as node:
         with psycopg.connect(postgres.conninfo, autocommit=True) as admin:
+
+            def of_listeners(columns: str) -> set[int]:
+                return {int(row[0]) for row in admin.execute(f"SELECT {columns} {listening}".encode())}
+
+            def is_another() -> bool:
+                return not of_listeners("pid") <= ended
+
             for number in range(3):
                 with base.engine.begin() as connection:
                     row = outbox.schedule(connection, job.call(number))
                 assert await row.result(node, 30) == 2 * number
-                admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+                ended |= of_listeners("pid, pg_terminate_backend(pid)")
+                await until(is_another)
     await base.close()
+
+
+@pytest.mark.parametrize("base", ["psycopg", "sqlite"], indirect=True)
+async def test_rows_of_a_process_that_was_paused_are_taken_anew(
+    base: Base, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause = pytest.MonkeyPatch()
+    pause.setattr(relay, "SEND_LIMIT", -1.0)
+
+    def noted(*given: Any) -> None:
+        pause.undo()
+        give_back(*given)
+
+    monkeypatch.setattr(relay, "give_back", noted)
+    with base.engine.begin() as connection:
+        row = outbox.schedule(connection, job.call(4))
+    async with make_node(base) as node:
+        assert await row.result(node, 30) == 8
+    assert relay.SEND_LIMIT > 0
 
 
 @pytest.mark.parametrize("kind", ["psycopg", "asyncpg"])
