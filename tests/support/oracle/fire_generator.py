@@ -151,9 +151,7 @@ class FireGenerator:
         if outcome == "triggered":
             given["number"] = rng.randrange(-20, 60)
             if self.outcomes is OUTCOMES and self._also.random() < 0.6:
-                # Redis takes the record of a skipped trigger at a nominal time for that of the time
-                given |= {"at_last": True, "overlap": "allow"}
-                given["work"].pop("key", None)
+                given["at_last"] = True
         elif outcome == "backfilled":
             given["number"] = rng.randrange(-6, 12)
         return given | self.some(

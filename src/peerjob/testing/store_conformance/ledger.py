@@ -327,3 +327,15 @@ class LedgerRules(ScheduleSuite):
         assert await self.numbers(small) == [(-1, TRIGGERED, 1), (0, FIRED, 1)]
         assert (await self.row(small)).trimmed_us == 0
         await self.fired(small, -1, BACKFILLED)
+
+    @pytest.mark.parametrize("outcome", [FIRED, BACKFILLED])
+    async def test_a_fire_leaves_the_record_of_a_trigger_that_was_skipped(
+        self, store: Store, outcome: FireOutcome
+    ) -> None:
+        row = await self.schedule(store)
+        (holder,) = await self.done(store, self.a_fire(row, -1, TRIGGERED, overlap=Overlap.SKIP))
+        (skipped,) = await self.done(store, self.a_fire(row, 0, TRIGGERED, overlap=Overlap.SKIP))
+        assert skipped.outcome is SKIPPED
+        await self.cancel(store, holder.instance)
+        await self.fired(store, 0, outcome)
+        assert sorted(await self.numbers(store)) == [(-1, TRIGGERED, 1), (0, outcome, 1), (0, SKIPPED, 1)]

@@ -86,6 +86,7 @@ local function make(at, name, record, overlap)
     reason = QUEUE_FULL
   end
   if reason then
+    record.by_hand = record.outcome == 'triggered' or nil
     record.outcome, record.reason = 'skipped', reason
   else
     if slot.holder and overlap == 'replace' then

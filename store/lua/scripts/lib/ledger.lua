@@ -1,6 +1,6 @@
 -- The ledger of a schedule is a bounded list of fires; each record is a map in MessagePack with the fields of
--- FireRecord. A stretch that one call joined also has the requests of that call, so that each request gets the same
--- answer again.
+-- FireRecord. A skipped trigger also has `by_hand`, so that no fire takes it for the record of its nominal time. A
+-- stretch that one call joined also has the requests of that call, so that each request gets the same answer again.
 local MAX_TRIMMED = 16
 
 local FIRE_NUMBERS = {'nominal_us', 'at_us', 'until_us', 'count', 'term'}
@@ -32,7 +32,7 @@ local function ends_at(record)
 end
 
 local function is_nominal(record)
-  return record.outcome ~= 'triggered'
+  return record.outcome ~= 'triggered' and not record.by_hand
 end
 
 -- Return the raw record that a request wrote about a nominal time. If there is none, return nil and the record of the
