@@ -7,7 +7,7 @@ longest call before and after the moment, either answer is right.
 from __future__ import annotations
 
 from .clocks import SteppedClock
-from .engines import Engine
+from .engines import LONGEST_WAIT, Engine
 from .reference import Reference
 
 NEAR_US = 400_000
@@ -21,7 +21,7 @@ class Moments:
         self._engine = engine
         self._reference = reference
         self._ahead: set[int] = set()
-        """Those that were ahead when the present operation began; moments in the past of it are over for both sides."""
+        """Those that were ahead when the present operation began. Earlier ones are over for both sides."""
 
     async def step_over(self, longest_us: int) -> bool:
         """Before an operation, wait until the near moments are over; whether time has passed."""
@@ -37,7 +37,7 @@ class Moments:
                 self._ahead = {one for one in self._ahead if one > now_us}
                 return waited
             waited = True
-            await self._engine.pass_time((left_us + 1_000) / 1_000_000)
+            await self._engine.pass_time(min(left_us / 1_000_000 + 0.001, LONGEST_WAIT))
 
     def fall_into(self, before_us: int, after_us: int, longest_us: int) -> bool:
         """Whether a moment falls into a call, or so near to it that the two sides can see it differently."""
