@@ -2,7 +2,7 @@
 
 import pytest
 
-from peerjob.model.record import SUSPECT_AFTER, Ack, Claim, Enqueued, NewInstance, Reaped
+from peerjob.model.record import SUSPECT_AFTER, Ack, Claim, Enqueued, NewInstance, Reaped, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer
@@ -195,6 +195,19 @@ class SuspectRules(StoreSuite):
         assert await self.counts(store) == {State.TERMINATED: 1}
         (successor,) = self.make.instances(1, key="k")
         assert await store.enqueue([successor]) == [Enqueued(successor.id, True)]
+
+    async def test_what_a_reap_parks_counts_among_the_final_ones(self, store: Store) -> None:
+        few = await self.open(StoreLimits(max_final_per_kind=2))
+        reaper = await self.join(few)
+        batch = self.make.instances(2)
+        for new in batch:
+            await few.enqueue([new])
+            await reaper.end(await reaper.take_one())
+        poison = self.make.instance(max_crashes=0)
+        await few.enqueue([poison])
+        await self.lose(few, reaper, started=True)
+        assert (await self.read(few, poison.id)).state == State.TERMINATED
+        assert (await few.get([batch[0].id])) == [None]
 
     async def test_losses_park_nothing(self, store: Store) -> None:
         (new,) = self.make.instances(1, max_crashes=0)
