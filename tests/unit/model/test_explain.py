@@ -85,6 +85,7 @@ def test_days_on_which_clocks_change(spec: str, spring: str, autumn: str) -> Non
         ("@daily", "at 00:00, every day"),
         ("0 0 1 JAN,MAR *", "at 00:00, on day 1 of the month, in January and March"),
         ("0 0 1-5,9 * *", "at 00:00, on days 1 to 5 and 9 of the month"),
+        ("0 0 1,15 * *", "at 00:00, on days 1 and 15 of the month"),
         ("0 0 13 * FRI", "at 00:00, on day 13 of the month, or on Friday"),
         ("0 0 */2 * MON", "at 00:00, on days 1, 3 … 31 of the month if it is Monday"),
         ("0 0 L * *", "at 00:00, on the last day of the month"),

@@ -207,6 +207,7 @@ async def test_a_timeout_ends_the_wait_once(node: Node, clock: VirtualClock) -> 
     assert waits_for is not None
     assert waits_for.startswith("signal approval until ")
     assert await instance.result("4m") == "late: approval"
+    assert (await node.steps(instance))["!approval"] == "timed out"
     assert RUNS == {"in time": 2}
     assert not await node.signal(instance, APPROVAL, True)
 

@@ -1,6 +1,7 @@
 """Members of a cluster that are down, hang, lag or do not know a name, beside others that answer."""
 
 import asyncio
+import binascii
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Self, cast
@@ -10,7 +11,7 @@ import pytest
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.store.lua.client.address import parse_address
-from peerjob.store.lua.client.cluster_search import locate
+from peerjob.store.lua.client.cluster_search import key_slot, locate
 from peerjob.store.lua.client.connection_options import server_options
 from peerjob.store.lua.client.driver import prefix
 from peerjob.store.lua.client.redis_driver import RedisDriver
@@ -153,3 +154,20 @@ async def test_a_member_with_too_many_clients_is_an_outage() -> None:
         full.pong = b"-ERR max number of clients + cluster connections reached\r\n"
         with pytest.raises(StoreUnavailableError, match="max number of clients"):
             await driver.open()
+
+
+@pytest.mark.parametrize(
+    ("key", "hashed"),
+    [
+        ("123456789", "123456789"),
+        ("a{123456789}b{c}", "123456789"),
+        ("a{{123456789}}", "{123456789"),
+        ("a{}{123456789}", "a{}{123456789}"),
+        ("123456789{", "123456789{"),
+        ("}{123456789}", "123456789"),
+    ],
+)
+def test_the_slot_of_a_key_is_that_of_its_first_hash_tag(key: str, hashed: str) -> None:
+    """The check value of this CRC is 31C3; the rest are the rules of Redis Cluster's specification."""
+    assert key_slot("123456789") == 0x31C3
+    assert key_slot(key) == binascii.crc_hqx(hashed.encode(), 0) % 16_384
