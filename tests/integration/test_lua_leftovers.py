@@ -41,6 +41,17 @@ async def test_clear_removes_what_was_set_aside(site: MakeSite) -> None:
         assert here.server.command("KEYS", here.key(what)) == []
 
 
+async def test_hints_that_a_node_has_not_read_end_with_it(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    peer = await here.join(store)
+    assert await peer.take() == ()
+    await store.enqueue(here.make.instances(1))
+    assert here.server.command("LLEN", here.key(f"wake:{peer.incarnation}")) == 1
+    await store.leave(peer.incarnation)
+    assert here.server.command("KEYS", here.key("wake:*")) == []
+
+
 async def test_waiters_that_are_gone_are_forgotten(site: MakeSite) -> None:
     """An instance that never ends does not collect the nodes that waited for it, one after the other."""
     here = site()
