@@ -87,13 +87,14 @@ def _as_first(ours: list[Ack], theirs: list[Ack], first: Any) -> list[Ack]:
     """The answers to a late commit.
 
     *Choice*: of a claim that has ended, an engine can still know what it answered at first, or that a user has
-    cancelled the instance since.
+    cancelled the instance since. Of a report whose step was taken, it can know only that its claim ended in order.
     """
     before: list[Any] = first if isinstance(first, list) else [None] * len(ours)
     return [
         our
         if (our in (Ack.LOST, Ack.CANCELLED) and their is known)
         or (our is Ack.LOST and their is Ack.CANCELLED and known is Ack.DONE)
+        or (our is Ack.LOST and their is Ack.DONE and known is Ack.TAKEN)
         else their
         for our, their, known in zip(ours, theirs, before, strict=True)
     ]
