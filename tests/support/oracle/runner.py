@@ -328,14 +328,15 @@ class Lockstep:
         if claimed.claims:
             raise Found([f"stray: claimed {claimed.claims}, and limit {view.name!r} is full"])
         known = [*self._known.ended, *(node.incarnation for node in self._known.nodes.values())]
-        alive = [incarnation for incarnation in known if self._reference.is_alive(incarnation)]
-        await self._sleepers.drain(self._engine.store, alive)
+        # *Choice*: the hint can go to an idle incarnation whose lease is over, until it is reaped
+        able = [incarnation for incarnation in known if not self._reference.has_ended(incarnation)]
+        await self._sleepers.drain(self._engine.store, able)
         check = self._calls.made(number, "check_limits", {})
         freed, wanted = await answer(check.call, self._theirs), await answer(check.call, self._ours)
         if freed != wanted + view.remaining:
             raise Found([f"stray: the check freed {freed}, and {view.remaining} belonged to no instance"])
         self.verdict.calls["stray"] += 1
-        if not await self._sleepers.hears(self._engine.store, alive):
+        if not await self._sleepers.hears(self._engine.store, able):
             raise Found([f"stray: no hint tells of the room that the check has freed for kind {kind!r}"])
 
     async def _race(self, given: Given) -> None:
