@@ -21,6 +21,8 @@ ENDINGS = ("complete", "complete", "complete", "terminate", "time_out", "cancel"
 RETURNS = ("retry", "snooze", "hand_back")
 REPEATED = 0.12
 """The share of calls whose answer is lost, so that the caller sends them again."""
+ALIKE = 0.3
+"""The share of new batches whose instances differ only in id: Redis has a script of its own for them."""
 CANCELLED = 0.04
 """The share of calls that are given up while they are under way, and then sent again."""
 WEIGHTS = {
@@ -87,6 +89,7 @@ class Generator(FlowGenerator):
             self._focus |= {verb: self._focus[verb] * share for verb, share in FLOW_SHARES.items()}
         if self.is_rated:
             self._focus["race"] = 0
+        self._batches = random.Random(f"batches {seed}")
         self._hours = 0
         # some programs reach the limit of bytes of a claim with three instances
         if random.Random(f"sizes {seed}").random() < LARGE:
@@ -145,10 +148,11 @@ class Generator(FlowGenerator):
 
     def _enqueue(self) -> Given:
         rng = self._random
-        return {
-            "works": [self.work() for _ in range(rng.choice((1, 1, 1, 2, 3, 6)))],
-            "node": rng.choice(("", "caller", "node-1")),
-        }
+        works = [self.work() for _ in range(rng.choice((1, 1, 1, 2, 3, 6)))]
+        if self._batches.random() < ALIKE:
+            shared = {name: works[0][name] for name in works[0].keys() & {"kind", "spec", "priority", "kept"}}
+            works = [shared | {"n": work["n"]} for work in works]
+        return {"works": works, "node": rng.choice(("", "caller", "node-1"))}
 
     def _claim(self) -> Given:
         rng = self._random
