@@ -382,13 +382,14 @@ class Lockstep:
         """Hold that an idle incarnation has a hint of due work.
 
         Its next renewal can tell instead if the caller gave the call up, or if the hint went to one that waits no more.
+        An incarnation that leaves does not pass on the hints that it has not read.
         """
         for incarnation in list(self._sleepers.kinds):
             if not self._reference.is_alive(incarnation):
                 self._sleepers.is_absent(incarnation)
         for incarnation in self._sleepers.absent:
             if self._reference.has_ended(incarnation):
-                self._sleepers.has_ended(incarnation, may_be_told=made.verb == "reap")
+                self._sleepers.has_ended(incarnation, may_be_told=made.verb in ("leave", "reap"))
         store = self._engine.store
         unheard = await self._sleepers.unheard(store, self._reference.ready_kinds())
         for kind, able in unheard.items():
