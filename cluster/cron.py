@@ -19,6 +19,7 @@ from .election import Election
 from .fires import fire_of
 from .misfire import next_step
 from .role import BackgroundRole, wait_set
+from .tasks import end
 from .timetable import Timetable, TimetableEntry
 from .unserved_kinds import UnservedKinds
 
@@ -109,10 +110,7 @@ class CronRole(BackgroundRole):
                 self._send_due(term)
                 await self._wait()
         finally:
-            calls = [*self._calls, *self._late_calls]
-            for call in calls:
-                call.cancel()
-            await asyncio.gather(*calls, return_exceptions=True)
+            await end([*self._calls, *self._late_calls])
             self._timetable = Timetable()
 
     async def _read_changes(self) -> None:

@@ -14,6 +14,7 @@ from peerjob.store.base import Elections
 
 from .answer_limit import AnswerLimit
 from .role import BackgroundRole
+from .tasks import end
 
 logger = logging.getLogger("peerjob.cluster")
 
@@ -267,7 +268,5 @@ class Election(BackgroundRole):
                 if done:  # the coordinator does not report changes now, so the node asks
                     until = min(until, began + pace)
         finally:
-            for sign in signs:
-                sign.cancel()
-            await asyncio.wait(signs)
+            await end(signs)
         await asyncio.sleep(max(0.0, min(MIN_WAIT, until - self.clock.elapsed())))

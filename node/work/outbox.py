@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from peerjob.cluster.role import BackgroundRole
+from peerjob.cluster.tasks import cancel
 from peerjob.model.clock import Clock
 from peerjob.model.errors import RowRefusedError, StoreError, StoreFullError, StoreRefusedError
 from peerjob.model.job import Job
@@ -122,7 +123,7 @@ class OutboxRole(BackgroundRole):
         finally:
             self._records.look_aside(None)
             if self._asking is not None:
-                self._asking.cancel()
+                cancel(self._asking)
 
     async def send(self, instances: Sequence[NewInstance]) -> list[Exception | None]:
         """See `RelayNode.send`."""

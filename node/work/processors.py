@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from peerjob.cluster.tasks import cancel
 from peerjob.handles.instance import Instance
 from peerjob.handles.job_log import make_line
 from peerjob.model.clock import Clock
@@ -122,7 +123,7 @@ class Processors:
             if work.done():
                 return work.result()
         finally:
-            work.cancel()
+            cancel(work)
         self._log(run, f"processor {_name(callback)} was given up: it took longer than {LIMIT:g} s")
         return None
 
