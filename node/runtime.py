@@ -170,7 +170,7 @@ class NodeRuntime:
             observers, catalogue.changed,
         )  # fmt: skip
         hint_wait = HintWait(
-            clock, store, catalogue.claimable, held, in_flight, unsent, waker, pool, self._expects_changes,
+            clock, store, catalogue.claimable, held, in_flight, unsent, pool, self._expects_changes,
             self.claim_loop.take_hinted,
         )  # fmt: skip
         self.intake = Intake(name, pool, self.claim_loop, in_flight, waker, self._show, self._resize)

@@ -67,8 +67,6 @@ class _Stream:
         return (after is None or created >= after) and (before is None or created < before)
 
     def send(self, events: Iterable[Event]) -> None:
-        if self._end_reason is not None:
-            return
         self._waiting += [event for event in events if self._wants(event)]
         if len(self._waiting) > MAX_WAITING:
             self.end(f"the reader of watch() is more than {MAX_WAITING:,} events behind; call watch() again")

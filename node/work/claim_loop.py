@@ -304,8 +304,7 @@ class ClaimLoop(BackgroundRole):
                 except Exception as error:  # noqa: BLE001  # no processor or waiter may stop the claim loop
                     log_listener_failure(f"instance {run.claim.id}", error)
             elif ack is Ack.TAKEN:
-                # the claim is still held: the next run reads the steps anew
-                self._held_claims.add(run)
+                # the store still holds the claim: the next run reads the steps anew
                 self._unsent_reports.give_back(run, handed_back(run, "another value of a step was stored first"))
             elif ack is Ack.LOST:
                 logger.warning(

@@ -20,7 +20,7 @@ from .in_flight import HintedClaim, InFlight
 from .outcomes import handed_back
 from .pool import Pool
 from .run import HeldClaims, Run
-from .unsent_reports import UnsentReports, Waker
+from .unsent_reports import UnsentReports
 
 logger = logging.getLogger("peerjob.node")
 
@@ -31,7 +31,7 @@ BUSY_WAIT = 0.25
 SLEEP_WAIT = 0.005
 """Most seconds after a hint about work until the next wait begins. A claim loop that has nothing to send by then lets
 the next wait end with a claim, too."""
-MISSED_HINTS = (Hint("cancel", ""), Hint("schedule", ""), Hint("leader", ""))
+MISSED_HINTS = (Hint("work", ""), Hint("cancel", ""), Hint("schedule", ""), Hint("leader", ""))
 """Hints that a call without an answer can have taken. The readers of other hints ask the store each second anyway."""
 REFUSED_WAIT = 30.0
 """Seconds without claims ahead after the store refused one for good."""
@@ -53,7 +53,6 @@ class HintWait:
         held_claims: HeldClaims,
         in_flight: InFlight,
         unsent_reports: UnsentReports,
-        waker: Waker,
         pool: Pool,
         expects_changes: Callable[[], bool],
         take: Callable[[str, Claimed], None],
@@ -64,7 +63,6 @@ class HintWait:
         self._held_claims = held_claims
         self._in_flight = in_flight
         self._unsent_reports = unsent_reports
-        self._waker = waker
         self._pool = pool
         self._expects_changes = expects_changes
         self._take = take
@@ -168,7 +166,6 @@ class HintWait:
             self._refused(error)
             return MISSED_HINTS
         self._in_flight.end_hinted_claim()
-        self._waker.hint()  # the first call can have taken a hint about work
         if claimed is not None and (claimed.claims or claimed.dead):
             self._taken(claim, claimed)
         return (*hints, *MISSED_HINTS)
@@ -184,6 +181,5 @@ class HintWait:
 
     def _refused(self, error: Exception) -> None:
         self._in_flight.end_hinted_claim()  # if the store has claimed an instance, the reconciler hands it back
-        self._waker.hint()
         self._not_before = self._clock.elapsed() + REFUSED_WAIT
         logger.warning("the store refuses a claim with a hint; the node claims after hints for a while: %s", error)

@@ -270,8 +270,7 @@ class Pool:
     def _finished(self, run: Run) -> None:
         run.ended = True
         del self._running[run.slot]
-        if run.slot < self._size:
-            heapq.heappush(self._free, run.slot)
+        heapq.heappush(self._free, run.slot)
         if self._backlog:
             self.dispatch()
         if not self._running:

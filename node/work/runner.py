@@ -114,7 +114,6 @@ class InstanceRunner:
         # the start of a suspect is committed before the node decodes the record: if decoding kills or freezes the node,
         # the crash must count for this instance
         if claim.suspect and not await self._unsent_reports.commit_start(run):
-            run.lost = True
             return handed_back(run, "lost before it began")
         try:
             if run.policy is None:

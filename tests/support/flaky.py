@@ -120,9 +120,18 @@ class FlakyStore:
 
     def __getattr__(self, name: str) -> Any:
         found: Any = getattr(self.inner, name)
-        if name == "close" or not inspect.iscoroutinefunction(found):
+        if not inspect.iscoroutinefunction(found):
             return found
-        return self.wrap(name, found)
+        return self.count_close(found) if name == "close" else self.wrap(name, found)
+
+    def count_close(self, close: Verb) -> Verb:
+        """A close, which has no faults."""
+
+        async def call() -> None:
+            self.calls["close"] += 1
+            await close()
+
+        return call
 
     def wrap(self, verb: str, target: Verb) -> Verb:
         """The verb with today's faults."""
@@ -179,7 +188,7 @@ class FlakyLiveness:
         self.open = store.wrap("open", self._inner.open)
         self.renew = store.wrap("renew", self._inner.renew)
         self.withdraw = store.wrap("withdraw", self._inner.withdraw)
-        self.close = self._inner.close
+        self.close = store.count_close(self._inner.close)
 
 
 class FlakyElections:
@@ -192,4 +201,4 @@ class FlakyElections:
         self.resign = store.wrap("resign", self._inner.resign)
         self.leader = store.wrap("leader", self._inner.leader)
         self.changed = store.wrap("changed", self._inner.changed)
-        self.close = self._inner.close
+        self.close = store.count_close(self._inner.close)

@@ -100,6 +100,19 @@ async def test_a_sign_from_the_coordinator_wakes_those_that_wait(clock: VirtualC
     assert second.election.is_leader
 
 
+async def test_a_node_asks_often_who_leads_while_the_coordinator_reports_no_changes(
+    clock: VirtualClock, stand: Stand
+) -> None:
+    first = await stand("first")
+    await clock.advance(1)
+    second = await stand("second")
+    second.flaky.fail("changed")
+    await clock.advance(1)
+    await clock.run(first.stop())
+    await clock.advance(second.election.interval + 0.1)
+    assert second.election.is_leader
+
+
 async def test_a_paused_leader_acts_no_more_and_learns_who_leads(clock: VirtualClock, stand: Stand) -> None:
     first = await stand("first")
     await clock.advance(1)

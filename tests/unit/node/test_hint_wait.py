@@ -5,13 +5,16 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from peerjob import Job, Node, State
 from peerjob.model.errors import StoreRefusedError
 from peerjob.model.record import Want
+from peerjob.model.spec import Spec, encode, encode_arguments
 from peerjob.node.work.hint_wait import HINTS_WAIT, REFUSED_WAIT
 from peerjob.node.work.in_flight import InFlight
 from peerjob.testing import VirtualClock, drain, running_node
+from peerjob.testing.factories import Factory
 from support.factories import flaky_store, notes_of, shared_url
 from support.flaky import FlakyStore
 from support.records import logged
@@ -187,6 +190,50 @@ async def test_a_refused_claim_keeps_no_hint_from_the_node(
         await clock.advance(REFUSED_WAIT + 2 * HINTS_WAIT)
         await starts_with_the_hint(clock, work, flaky, client)
         assert work.runs == 6
+
+
+async def test_a_withdrawn_claim_has_taken_a_hint_about_a_suspect(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    """Claims ahead take no suspects, so nothing comes with the hint."""
+    async with idle(clock, work, flaky, url) as (worker, _):
+        flaky.change_answers(lambda renewed: replace(renewed, work_due=False), "renew", times=None)
+        flaky.stall_answers("claim_on_hint", times=1)
+        await clock.advance(HINTS_WAIT)
+        spec = encode(Spec(args=encode_arguments((), {})))
+        await flaky.inner.enqueue([Factory(clock).instance(kind="work", spec=spec, crashes=2, max_crashes=9)])
+        await clock.advance(0.01)
+        assert in_flight(worker).give_up_hinted_claim() is not None
+        await clock.advance(0.05)
+        assert work.runs == 1
+
+
+async def test_quick_jobs_that_come_alone_start_with_their_hints(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    """The next wait has a claim again as soon as the claim loop has nothing to send."""
+    async with idle(clock, work, flaky, url) as (_, client):
+        for _ in range(3):
+            await starts_with_the_hint(clock, work, flaky, client)
+            await clock.advance(0.01)
+
+
+async def test_a_hint_that_comes_with_a_claim_which_was_given_up_reaches_its_reader(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    async with idle(clock, work, flaky, url) as (worker, client):
+        instance = await client.schedule("other", allow_unknown=True)
+        late = flaky.stall_answers("claim_on_hint")
+        await clock.advance(HINTS_WAIT)
+        waiting = asyncio.ensure_future((await worker.lookup_instance(instance.id)).wait())
+        await clock.advance(1)
+        await instance.cancel()
+        await clock.advance(0.01)
+        assert not waiting.done()
+        assert in_flight(worker).give_up_hinted_claim() is not None
+        late.release()
+        await clock.advance(0.05)
+        assert waiting.done()
 
 
 async def test_a_node_that_stops_leaves_no_claim(clock: VirtualClock, work: Work, flaky: FlakyStore, url: str) -> None:

@@ -45,6 +45,17 @@ async def test_one_node_leads_and_all_know_it(clock: VirtualClock) -> None:
             assert leader.since == to_datetime(leader.since_us)
 
 
+async def test_a_node_that_starts_alone_leads_as_soon_as_it_knows_the_clock_of_the_store(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    renewals = flaky.stall("renew")
+    async with running_node(TICK, clock=clock, store=flaky.store) as node:
+        await clock.advance(0.5)
+        assert not node.is_leader
+        renewals.release()
+        await clock.advance(0.2)
+        assert node.is_leader
+
+
 async def test_a_leader_that_stops_hands_over_while_its_bodies_end_and_no_fire_is_late(clock: VirtualClock) -> None:
     ended: list[str] = []
 

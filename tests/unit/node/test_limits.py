@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from peerjob import (
     INJECTED,
@@ -430,7 +431,7 @@ async def test_a_kind_is_claimed_only_after_its_limits_are_published(clock: Virt
         assert await (await node.schedule("other")).result(5) == 1
         assert inside.most["work"] == 0
         fault.release()
-        await clock.advance(0.5)
+        await clock.advance(0.01)
         assert inside.most["work"] == 1
         await drain(node)
         assert inside.most["work"] == 1
@@ -438,6 +439,18 @@ async def test_a_kind_is_claimed_only_after_its_limits_are_published(clock: Virt
         node.register(Job("late", work))
         await clock.advance(1)
         assert await limits_of(node) == {}
+
+
+async def test_a_node_publishes_limits_again_that_the_store_cannot_read(clock: VirtualClock) -> None:
+    """A limit that cannot be read lets all pass."""
+    flaky = flaky_store(clock)
+    async with running_node(Job("work", str, limits=[A]), store=flaky.store, clock=clock) as node:
+        await clock.advance(1)
+        flaky.calls.clear()
+        flaky.change_answers(lambda answer: (answer[0], replace(answer[1], limits_missing=True)), "turn")
+        await (await node.schedule("work")).result(5)
+        await clock.advance(1)
+        assert flaky.calls["publish_limits"] == 1
 
 
 async def test_a_node_with_limits_does_not_start_beside_a_node_of_an_older_release(clock: VirtualClock) -> None:

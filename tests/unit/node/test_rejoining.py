@@ -100,6 +100,32 @@ async def test_nothing_is_lost_doubled_or_kept(clock: VirtualClock, verb: str, f
         assert await node.count(Query(state=State.ACTIVE)) == 0
 
 
+AT_LEISURE = {"open", "put_schedule", "changed_schedules", "next_hints"}
+"""What a node does only once, or not before its next turn."""
+
+
+async def test_a_node_that_joins_anew_asks_and_tells_the_store_what_it_did_at_its_start(clock: VirtualClock) -> None:
+    """The store can have lost all of it."""
+    flaky = flaky_store(clock)
+
+    def forget_calls(renewed: Renewed) -> Renewed:
+        flaky.calls.clear()
+        return renewed
+
+    async with running_node(Job("tick", str, every="1h"), clock=clock, store=flaky.store, workers=3) as node:
+        await clock.advance(0.05)
+        at_start = set(flaky.calls) - AT_LEISURE
+        await clock.advance(10)
+        before = node.incarnation
+        await flaky.inner.leave(before)
+        flaky.change_answers(forget_calls, "renew")
+        while node.incarnation == before:
+            await clock.advance(0.01)
+        await clock.advance(0.05)
+        assert node.is_leader
+        assert at_start - set(flaky.calls) == set()
+
+
 async def test_claims_of_the_incarnation_before_that_come_late_do_not_run(clock: VirtualClock) -> None:
     """The store has taken them back, so a peer may run them."""
     work, flaky = Work(), flaky_store(clock)

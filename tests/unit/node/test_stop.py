@@ -236,6 +236,17 @@ async def test_stop_hands_back_what_was_claimed_ahead(clock: VirtualClock) -> No
         assert "Scheduled: node stopped" in await notes_of(await b.lookup_instance(claimed[1].id))
 
 
+async def test_a_node_that_has_stopped_has_closed_what_it_opened(clock: VirtualClock) -> None:
+    """Also the connections that it opened anew after a fault."""
+    flaky = flaky_store(clock)
+    async with running_node(Job("body", Body(1)), clock=clock, store=flaky.store) as node:
+        flaky.fail("campaign", times=1)
+        await clock.run((await node.schedule("body")).wait())
+        await clock.advance(2)
+    assert flaky.calls["open"] > 2
+    assert flaky.calls["close"] == flaky.calls["open"]
+
+
 async def test_stop_is_idempotent_and_a_node_may_start_again(clock: VirtualClock) -> None:
     node = Node(shared_url(), jobs=Job("body", Body(1)), clock=clock)
     await node.stop()

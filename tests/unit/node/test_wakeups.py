@@ -167,6 +167,20 @@ async def test_a_node_claims_when_its_lease_is_renewed_again(
         assert [began - at <= AT_ONCE for began in work.began] == [True]
 
 
+async def test_a_node_claims_when_a_renewal_fails(clock: VirtualClock, flaky: FlakyStore, work: Work) -> None:
+    """No answer tells it that no work is due."""
+    async with running_node(Job("work", work), clock=clock, store=flaky.store, workers=2) as node:
+        await clock.advance(10)
+        flaky.heal()
+        failing = flaky.fail("renew", times=1)
+        tell_nothing(flaky)
+        await add(clock, flaky, HOUR, crashes=2)  # a suspect, which no claim with a hint brings
+        await clock.run(asyncio.wait_for(failing.met.wait(), node.lease_ttl))
+        assert work.began == []
+        await clock.advance(AT_ONCE)
+        assert len(work.began) == 1
+
+
 async def test_a_due_time_is_trusted_for_a_minute(clock: VirtualClock, flaky: FlakyStore, work: Work) -> None:
     """Clocks drift: an answer of the store must not put off the next claim for an hour."""
 
