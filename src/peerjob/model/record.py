@@ -195,7 +195,8 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     suspects: bool = True
     """Whether a suspect may be claimed. A suspect is claimed alone, and only if it is first in the queue's order."""
     idle: bool = True
-    """Whether the store registers the node as idle in the same transaction if nothing was found and `limit` > 0."""
+    """Whether a claim with `limit` > 0 that finds nothing registers the node, in its transaction, as idle for its kinds
+    above 0."""
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):

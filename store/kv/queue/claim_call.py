@@ -44,7 +44,8 @@ class ClaimCall:
         # for many kinds, the sum of the limits takes longer than the claim; the limit of each kind is checked in any
         # case
         self.has_few_kinds = len(want.kinds) <= FEW_KINDS
-        self.limit = min(want.limit, sum(want.kinds.values())) if self.has_few_kinds else want.limit
+        most = sum(want.kinds.values()) if self.has_few_kinds else want.limit * any(want.kinds.values())
+        self.limit = min(want.limit, most)
         self.taken: dict[str, int] = {}
         self.groups: Groups | None = None
         """The groups of the node's kinds; None while the claim reads the heads of all queues directly."""
@@ -121,6 +122,11 @@ class ClaimCall:
         """Those of `queued_kinds` of which limits allow more instances."""
         kinds, closed = self.queued_kinds, self.closed
         return tuple([kind for kind in kinds if kind not in closed]) if closed else kinds
+
+    @property
+    def may_idle(self) -> bool:
+        """Whether the call replaces the registration of its node as idle if it finds nothing."""
+        return self.want.idle and self.want.limit > 0
 
     @property
     def wants_all(self) -> bool:

@@ -74,8 +74,7 @@ class IdleNodes:
             part.unused()
         else:
             ops.append(part.put((), await context.writer.short_lease()))
-            if registration is not None:
-                ops.append(Put(idle, registration.value))
+            ops += self._change(call, registration)
         context.idle_signs.set(None)
         reads = self._repeated_reads(call, selection, next_due_us)
         own = len(reads)
@@ -94,8 +93,7 @@ class IdleNodes:
         call.waited = True
         if ops:
             part.written(revision)
-            if waits:
-                self._entries[call.incarnation] = (registration, revision)
+            self._changed(call, registration, revision)
         may_go = closed is not None and closed.may_go(answer[own:])
         if not may_go and not self._has_new(call, selection, answer[:own]):
             self._registered(call.incarnation, registration, closed)
@@ -109,6 +107,18 @@ class IdleNodes:
             await kv.txn([Transaction([], [Delete(idle)])])
             self.forget(call.incarnation)
         return False
+
+    def _change(self, call: ClaimCall, registration: Idle | None) -> list[Op]:
+        """The write of a registration, or the end of an earlier one whose kinds the claim has no room for."""
+        if registration is not None:
+            return [Put(self._context.keys.idle + call.incarnation, registration.value)]
+        return self.removal(call.incarnation) if call.may_idle else []
+
+    def _changed(self, call: ClaimCall, registration: Idle | None, revision: int) -> None:
+        if registration is not None:
+            self._entries[call.incarnation] = (registration, revision)
+        elif call.may_idle:
+            self.forget(call.incarnation)
 
     async def _apply(
         self, transaction: Transaction, call: ClaimCall, reads: Sequence[Range]
@@ -131,7 +141,7 @@ class IdleNodes:
         """The registration of the node, which may learn when a limit opens; None if the node does not wait."""
         log = call.answer_log
         registration = Idle(call.kinds, ()) if call.groups is None else Idle((), tuple(call.groups.marks))
-        if not (call.want.idle and call.limit > 0 and (registration.kinds or registration.groups)):
+        if not (call.may_idle and call.limit > 0 and (registration.kinds or registration.groups)):
             return None
         if closed is not None and (opens := await closed.untold()):
             log.next_due_us = min(us for us in (log.next_due_us, *opens.values()) if us is not None)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from peerjob.model.firing import Fire, FireAnswer, FireOutcome, FireRecord, FireStatus, SchedulePut
 from peerjob.model.record import StoreLimits, Transition
 from peerjob.model.state import State
 from peerjob.store.kv.format.rows import Row, extended
@@ -11,16 +12,20 @@ from peerjob.store.kv.queue import commit
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
 from support.oracle import moments
-from support.oracle.choices import Chosen
+from support.oracle.choices import Chosen, chosen_by
 from support.oracle.clocks import ShiftedClock
+from support.oracle.damage import Damaged
 from support.oracle.engines import Engine
 from support.oracle.generator import generate
+from support.oracle.known import Made
+from support.oracle.leniency import alike
+from support.oracle.names import Side
 from support.oracle.program import from_json
 from support.oracle.reference import Reference
 from support.oracle.soaking import findings, judge, smaller
 from support.searches import cases
 
-MEMORY_SEEDS = [935003, 8099, 120157, 121227, *range(1, 47)]
+MEMORY_SEEDS = [935003, 370056, 8099, 120157, 121227, *range(1, 47)]
 SQLITE_SEEDS = range(101, 121)
 
 
@@ -61,6 +66,49 @@ async def test_two_claims_of_one_instance_in_one_reap_are_an_objection(clock: Vi
     reference.follow(chosen)
     assert [one.id for one in await reference.store.reap(9, reaper=reaper.incarnation)] == [claim.id]
     assert len(chosen.objections) == 1
+
+
+async def test_each_fire_of_a_call_has_the_time_at_which_the_engine_has_done_it(clock: VirtualClock) -> None:
+    reference, make = Reference(StoreLimits(), strict=False), Factory(clock)
+    now_us = clock.time_us()
+    reference.at(now_us)
+    put = SchedulePut(name="s", kind="work", definition=b"", next_us=1)
+    row = await reference.store.put_schedule(put)
+    assert row is not None
+    fires = [
+        Fire(
+            schedule="s",
+            revision=row.revision,
+            nominal_us=number,
+            outcome=FireOutcome.FIRED,
+            request=new.id,
+            next_us=number + 1,
+            instance=new,
+        )
+        for number, new in enumerate(make.instances(3), 1)
+    ]
+    reference.follow(Chosen(fired_us=(0, now_us + 5, now_us + 9)))
+    answers = await reference.store.fire(fires, term=None)
+    assert [answer.record and answer.record.at_us - now_us for answer in answers] == [0, 5, 9]
+
+
+def test_the_times_of_fires_are_those_within_the_call() -> None:
+    records = [FireRecord(nominal_us=1, outcome=FireOutcome.FIRED, at_us=at_us) for at_us in (9, 10, 20, 21)]
+    answers = [FireAnswer(status=FireStatus.DONE, record=record) for record in (*records, None)]
+    assert chosen_by("fire", answers, (10, 20)).fired_us == (0, 10, 20, 0, 0)
+
+
+def test_the_repeat_of_a_known_fire_may_be_stale_only_if_the_first_answer_was_given_up() -> None:
+    known, stale = (FireAnswer(status=status) for status in (FireStatus.KNOWN, FireStatus.STALE))
+
+    async def call(side: Side) -> None:
+        return None
+
+    def compared(how: str) -> tuple[list[FireAnswer], list[FireAnswer]]:
+        return alike(Made("fire", call), [known], [stale], how, first=None, present=(), damaged=Damaged())
+
+    assert compared("cancelled") == ([known], [known])
+    assert compared("") == ([known], [stale])
 
 
 async def test_no_call_is_near_a_moment_at_which_something_changes_by_itself(

@@ -64,6 +64,12 @@ class HintRules(StoreSuite):
         await store.enqueue(self.make.instances(3))
         assert await self.woken([busy, deaf, full]) == []
 
+    async def test_a_node_without_room_is_not_woken_as_by_its_claim_before(self, store: Store) -> None:
+        full, free = [await self.idle(store, name) for name in ("full", "free")]
+        assert (await full.claim(full.want(2, {"work": 0}))).claims == ()
+        await store.enqueue(self.make.instances(1))
+        assert await self.woken([full, free], 1) == ["free"]
+
     async def test_a_node_that_found_work_is_no_longer_idle(self, store: Store) -> None:
         peers = {name: await self.idle(store, name) for name in ("0", "1")}
         await store.enqueue(self.make.instances(1))
