@@ -28,6 +28,10 @@ class Choices:
         """The claims that a reap takes back, up to `limit` of those that dead incarnations hold."""
         return ids[:limit]
 
+    def fire_us(self, number: int, now_us: int) -> int:
+        """The time of the fire with this number in its call: each fire is a transaction of its own."""
+        return now_us
+
     def removed(self, ids: Sequence[str], limit: int) -> Sequence[str]:
         """The instances that a command removes, up to `limit` of those that it may remove."""
         return ids[:limit]

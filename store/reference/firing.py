@@ -29,7 +29,8 @@ def fire(
     deposed = is_deposed(transaction, term)
     written: list[FireRecord] = []
     answers: list[FireAnswer] = []
-    for fire in fires:
+    for number, fire in enumerate(fires):
+        transaction.now_us = transaction.choices.fire_us(number, transaction.now_us)
         answers.append(_fire(transaction, fire, term, node, written, deposed=deposed))
         pass_gates(transaction)
     return answers

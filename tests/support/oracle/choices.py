@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from peerjob.model.firing import FireAnswer
 from peerjob.model.record import MAX_BATCH_BYTES, Claimed, Reaped, Want
 from peerjob.store.kv.format.rows import SMALL
 
@@ -24,6 +25,8 @@ class Chosen:
     """The instances that were removed; None if that is asked after the call."""
     claims_first: bool = False
     """Whether a turn claims before it writes its outcomes."""
+    fired_us: tuple[int, ...] = ()
+    """The times of the fires; 0 if the call does not tell."""
     removes_all: bool = False
     """Whether the call removes all that it may remove, so that there is no choice."""
     may_remove: int = 0
@@ -32,8 +35,8 @@ class Chosen:
     """What the reference found that the contract does not leave to the engine."""
 
 
-def chosen_by(verb: str, answer: Any) -> Chosen:
-    """The choices that an answer tells."""
+def chosen_by(verb: str, answer: Any, between_us: tuple[int, int] = (0, 0)) -> Chosen:
+    """The choices that an answer tells, to a call between two times."""
     chosen = Chosen(removes_all=verb == "clear_instances")
     if isinstance(answer, Raised):
         return chosen
@@ -43,6 +46,10 @@ def chosen_by(verb: str, answer: Any) -> Chosen:
         chosen.claimed = [claim.id for claim in answer.claims]
     if verb == "reap":
         chosen.reaped = [one.id for one in cast("list[Reaped]", answer)]
+    if verb == "fire":
+        times = [0 if one.record is None else one.record.at_us for one in cast("list[FireAnswer]", answer)]
+        # the record has another time if an earlier call made it, or if the nominal time is later
+        chosen.fired_us = tuple(one if between_us[0] <= one <= between_us[1] else 0 for one in times)
     return chosen
 
 

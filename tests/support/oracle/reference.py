@@ -81,6 +81,11 @@ class Followed(Choices):
         # a race can let the engine take back two claims of one instance, of which each order has one
         return [id for id in dict.fromkeys(chosen.reaped) if id in known]
 
+    def fire_us(self, number: int, now_us: int) -> int:
+        """The time at which the engine has done a fire: it can do the fires of a call one after the other."""
+        times = self._chosen.fired_us[: number + 1]
+        return next((one for one in reversed(times) if one), now_us)
+
     def removed(self, ids: Sequence[str], limit: int) -> Sequence[str]:
         """The instances that the engine removed, if that is known; otherwise they are removed after the call."""
         chosen = self._chosen

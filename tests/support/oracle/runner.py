@@ -159,9 +159,10 @@ class Lockstep:
                 # the call that was given up may have ended parents, and a repeated turn then claims before it settles
                 await settle(self._engine.store)
         theirs = await answer(made.call, self._theirs)
-        self._measure(before_us, self._engine.clock.time_us())
-        chosen = chosen_by(made.verb, theirs)
         after_us = self._engine.clock.time_us()
+        self._measure(before_us, after_us)
+        slack_us = self.verdict.longest_us
+        chosen = chosen_by(made.verb, theirs, (before_us - slack_us, after_us + slack_us))
         if made.verb == "expire":
             self._reference.at(after_us)
             chosen.gone = await self._gone(self._reference.removable())
