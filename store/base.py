@@ -255,7 +255,10 @@ class Store(Limits, Durable, Protocol):
         ...
 
     async def leave(self, incarnation: str) -> int:
-        """End a lease in order: hand back the remaining claims without counting them; returns how many."""
+        """End a lease in order: hand back the remaining claims without counting them; returns how many.
+
+        Hints that the incarnation has not read are lost: the next renewal of an idle peer tells that work is due.
+        """
         ...
 
     async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
@@ -372,7 +375,7 @@ class Store(Limits, Durable, Protocol):
 
         * an outcome that advances: `next_us` of the schedule is `nominal_us`, and becomes the new `next_us`. A paused
           schedule takes only PAUSED. FIRED of a time that was backfilled before is KNOWN: no instance is made, and the
-          schedule advances;
+          schedule advances. The repeat of such a fire is STALE;
         * BACKFILLED: the ledger has no record of an instance with this nominal time (otherwise KNOWN), and the time is
           later than `trimmed_us` (otherwise TRIMMED); also while paused;
         * TRIGGERED: always; also while paused.

@@ -5,7 +5,7 @@ import pytest
 from support.oracle.soaking import findings
 from support.searches import cases
 
-SEEDS = {"redis": range(201, 215), "valkey": range(301, 315), "etcd": [*range(401, 408), 935003]}
+SEEDS = {"redis": [345018, *range(201, 215)], "valkey": range(301, 315), "etcd": [212, *range(401, 408), 935003]}
 
 
 @pytest.mark.search

@@ -110,11 +110,19 @@ def _anew(made: Made, ours: list[Ack], theirs: list[Ack], how: str) -> list[Ack]
 
 
 def _as_recorded(ours: list[FireAnswer], theirs: list[FireAnswer]) -> list[FireAnswer]:
-    """The answers to repeated fires. *Choice*: a store can know the record of the last stretch only."""
+    """The answers to repeated fires.
+
+    *Choice*: a store can know the record of the last stretch only. A fire that is KNOWN leaves no record: if the call
+    that was given up has done it, its repeat is STALE.
+    """
     return [
-        our if their.status is FireStatus.STALE and our.record is not None and not our.record.instance else their
+        our if their.status is FireStatus.STALE and (our.status is FireStatus.KNOWN or _is_stretch(our)) else their
         for our, their in zip(ours, theirs, strict=True)
     ]
+
+
+def _is_stretch(answer: FireAnswer) -> bool:
+    return answer.record is not None and not answer.record.instance
 
 
 def _without_removed(

@@ -171,9 +171,11 @@ class LedgerRules(ScheduleSuite):
     async def test_a_time_that_was_backfilled_before_it_came_is_not_fired(self, store: Store) -> None:
         row = await self.schedule(store)
         await self.done(store, self.a_fire(row, 0, BACKFILLED))
-        (answer,) = await self.send(store, self.a_fire(row, 0, FIRED))
+        fire = self.a_fire(row, 0, FIRED)
+        (answer,) = await self.send(store, fire)
         assert answer.status is FireStatus.KNOWN
         assert (await self.row(store)).next_us == nth(1)
+        assert await self.refused(store, fire) is FireStatus.STALE
         await self.fired(store, 1)
         assert await self.numbers(store) == [(0, BACKFILLED, 1), (1, FIRED, 1)]
         assert await self.counts(store) == {State.SCHEDULED: 2}
