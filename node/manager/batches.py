@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 from uuid import UUID
@@ -19,6 +19,8 @@ A = TypeVar("A")
 
 MAX_REQUESTS = 4
 """How many batches of one `add_many` call are sent to the store concurrently."""
+FIRST_BATCH = 100
+"""Instances in the first batch of an iterator. The store has it while the next one is made."""
 LEAST_HALVED = 32
 """Fewest requests of a batch that the batcher makes smaller, so that not all callers wait for the same answer."""
 MAX_REFUSED = 10_000
@@ -112,54 +114,79 @@ class Enqueuer:
     def __init__(self, store: Store, node: str, make_context: Callable[[], Context]) -> None:
         self._store = store
         self._node = node
-        self.add = Batcher(self._enqueue, _batches_of, make_context).ask
+        self.add = Batcher(self._enqueue, _split, make_context).ask
         """Store one instance; returns when the store has the instance."""
 
     async def add_many(
-        self, instances: Sequence[NewInstance], added: Callable[[int, Sequence[Enqueued]], None] | None = None
+        self,
+        instances: Iterable[NewInstance],
+        added: Callable[[int, Sequence[NewInstance], Sequence[Enqueued]], None] | None = None,
     ) -> list[Enqueued]:
         """Store many instances, in batches; returns answers in their order.
 
-        `added` gets the position of the first answer of each batch, and the answers of the batch, while the store has
-        the next batches.
+        An iterator makes its instances while the store has the batches before; its first batch is small. `added` gets
+        the position of the first instance of each batch, the batch and its answers, while the store has the next ones.
         """
-        limit = asyncio.Semaphore(MAX_REQUESTS)
+        requests, batches = MAX_REQUESTS, _batches_of(instances, FIRST_BATCH)
+        if isinstance(instances, Sequence):
+            made = _split(instances)
+            requests, batches = min(MAX_REQUESTS, len(made)), iter(made)
+        answers: list[Sequence[Enqueued]] = []
+        errors: dict[int, Exception] = {}
+        taken = 0
 
-        async def enqueue(first: int, batch: Sequence[NewInstance]) -> list[Enqueued]:
-            async with limit:
-                answers = await self._enqueue(batch)
-            if added is not None:
-                added(first, answers)
-            return answers
+        async def send() -> None:
+            nonlocal taken
+            for batch in batches:
+                number, first = len(answers), taken
+                answers.append(())
+                taken += len(batch)
+                try:
+                    answers[number] = await self._enqueue(batch)
+                    if added is not None:
+                        added(first, batch, answers[number])
+                except Exception as error:  # noqa: BLE001  # the other batches are stored nevertheless
+                    errors[number] = error
+                await asyncio.sleep(0)  # a store in memory answers at once
 
-        batches = _batches_of(instances)
-        firsts = itertools.accumulate(map(len, batches), initial=0)
-        answers = await asyncio.gather(*map(enqueue, firsts, batches), return_exceptions=True)
-        results: list[Enqueued] = []
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                if isinstance(answer, StoreError) and len(answers) > 1:
-                    answer.is_unsure = True
-                raise answer
-            results += answer
-        return results
+        for problem in await asyncio.gather(*(send() for _ in range(requests)), return_exceptions=True):
+            if problem is not None:
+                raise problem
+        if errors:
+            error = errors[min(errors)]
+            if isinstance(error, StoreError) and len(answers) > 1:
+                error.is_unsure = True
+            raise error
+        return list(itertools.chain.from_iterable(answers))
 
     def _enqueue(self, batch: Sequence[NewInstance]) -> Awaitable[list[Enqueued]]:
         return self._store.enqueue(batch, node=self._node)
 
 
-def _batches_of(instances: Sequence[NewInstance]) -> list[list[NewInstance]]:
-    """Split instances into batches of at most MAX_BATCH instances and MAX_BATCH_BYTES bytes."""
-    batches: list[list[NewInstance]] = []
-    size = MAX_BATCH_BYTES
-    for instance in instances:
+def _split(instances: Sequence[NewInstance]) -> Sequence[Sequence[NewInstance]]:
+    return list(_batches_of(instances))
+
+
+def _batches_of(instances: Iterable[NewInstance], most: int = MAX_BATCH) -> Iterator[Sequence[NewInstance]]:
+    """Split instances into batches of at most MAX_BATCH instances and MAX_BATCH_BYTES bytes; `most`: in the first."""
+    waiting = iter(instances)
+    while batch := list(itertools.islice(waiting, most)):
+        most = MAX_BATCH
+        if sum([len(instance.spec) for instance in batch]) <= MAX_BATCH_BYTES:
+            yield batch
+        else:
+            yield from _split_by_size(batch)
+
+
+def _split_by_size(instances: Sequence[NewInstance]) -> Iterator[Sequence[NewInstance]]:
+    first, size = 0, 0
+    for at, instance in enumerate(instances):
         weight = len(instance.spec)
-        if not batches or len(batches[-1]) >= MAX_BATCH or size + weight > MAX_BATCH_BYTES:
-            batches.append([])
-            size = 0
-        batches[-1].append(instance)
+        if at > first and size + weight > MAX_BATCH_BYTES:
+            yield instances[first:at]
+            first, size = at, 0
         size += weight
-    return batches
+    yield instances[first:]
 
 
 class RecordReader:

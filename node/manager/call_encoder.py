@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from msgspec import Struct, structs
@@ -29,6 +29,7 @@ from peerjob.node.body.call_parameters import CallParameters, check_count
 from peerjob.node.body.registry import Registry
 
 from .kind_rules import DescribedKind, KindRule
+from .loop_pauses import list_with_pauses
 
 _KEY_ELSEWHERE = (
     "a key of this call (key=), or a template such as 'user/{user}' in the job's definition: only nodes with the code "
@@ -151,16 +152,15 @@ class CallEncoder:
         job = call.job
         known = self._lookups.get(id(job))
         if known is not None and known.job is job and known.plain is not None:
-            arguments, policy, now_us = known.plain.encode(call.args, call.kwargs), job.policy, self._clock.time_us()
-            return NewInstance(
-                id=new_id or self.ids.one(),
-                kind=job.kind,
-                spec=self._spec(job.kind, arguments, _NO_OVERRIDES, now_us, known.version, self.carrier()),
-                priority=policy.priority,
-                tags=policy.tags,
-                retention_us=policy.retention_us,
-                max_crashes=policy.max_crashes,
+            spec = self._spec(
+                job.kind,
+                known.plain.encode(call.args, call.kwargs),
+                _NO_OVERRIDES,
+                self._clock.time_us(),
+                known.version,
+                self.carrier(),
             )
+            return _plain_instance(job, new_id or self.ids.one(), spec)
         timing = job.timing
         if (
             job.overrides
@@ -187,6 +187,26 @@ class CallEncoder:
             max_crashes=policy.max_crashes,
             limit_key=limit_key,
             key_concurrency=0 if limit is None else limit.concurrency,
+        )
+
+    async def plain(self, calls: Sequence[Call[Any]], ids: Iterable[str]) -> Iterator[NewInstance] | None:
+        """Check calls of one definition, and return an iterator that makes their instances; raises as `new` does.
+
+        None, without a check, if another part of the instances than id and spec depends on the call, or if the
+        definition is new here.
+        """
+        job = calls[0].job
+        known = self._lookups.get(id(job))
+        if known is None or known.job is not job or known.plain is None:
+            return None
+        kind, version = job.kind, known.version
+        given = [call.args for call in calls], [call.kwargs for call in calls]
+        encoded = await list_with_pauses(map(known.plain.encode, *given))
+        now_us, trace = self._clock.time_us(), self.carrier()
+        self._spec(kind, max(encoded, key=len), _NO_OVERRIDES, now_us, version, trace)  # raises if it is too large
+        return (
+            _plain_instance(job, id, encode(Spec(args=arguments, created_us=now_us, version=version, trace=trace)))
+            for arguments, id in zip(encoded, ids, strict=False)
         )
 
     def _jitter_us(self, job: Job[..., Any, Any]) -> int:
@@ -401,6 +421,19 @@ class CallEncoder:
             problem = f"the key function of its KeyLimit raised {type(error).__name__}: {error}"
             raise ArgumentError(call.job.kind, [problem]) from error
         return checked_text(_source(limit.key), made, MAX_LIMIT_NAME)
+
+
+def _plain_instance(job: Job[..., Any, Any], id: str, spec: bytes) -> NewInstance:
+    policy = job.policy
+    return NewInstance(
+        id=id,
+        kind=job.kind,
+        spec=spec,
+        priority=policy.priority,
+        tags=policy.tags,
+        retention_us=policy.retention_us,
+        max_crashes=policy.max_crashes,
+    )
 
 
 def _is_call(target: object) -> TypeIs[Call[Any]]:

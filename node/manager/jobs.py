@@ -27,7 +27,7 @@ from peerjob.model.errors import (
 from peerjob.model.ids import checked_id, checked_new_id
 from peerjob.model.injected import current_run
 from peerjob.model.job import Call, Job, JobGroup, collect_jobs
-from peerjob.model.record import Enqueued, NewInstance, Record
+from peerjob.model.record import MAX_BATCH, Enqueued, NewInstance, Record
 from peerjob.node.body.registry import Registry
 from peerjob.node.runtime import NodeRuntime
 from peerjob.store.base import Store
@@ -339,27 +339,37 @@ class NodeJobManager(Manager):
 
     async def _add_many(self, calls: Sequence[Call[R]], ids: Sequence[str]) -> list[Instance[R]]:
         runtime = self._need_runtime()
+        jobs = {id(call.job): call.job for call in calls}.values()
         parts = map(self._call_encoder.ids.take, itertools.repeat(min(len(calls), IDS_TOGETHER)))
-        new = await self._new_instances(calls, ids or itertools.chain.from_iterable(parts))
-        instances: list[Instance[R] | None] = [None] * len(new)
+        new_ids = ids or itertools.chain.from_iterable(parts)
+        new: Iterable[NewInstance] | None = None
+        if len(calls) > MAX_BATCH and len(jobs) == 1:
+            new = await self._call_encoder.plain(calls, new_ids)
+        if new is None:
+            new = await self._new_instances(calls, new_ids)
+        else:
+            await self._take_in(jobs, {job.kind for job in jobs})
+        instances: list[Instance[R] | None] = [None] * len(calls)
+        earlier: dict[int, tuple[NewInstance, Enqueued]] = {}
 
-        def added(first: int, answers: Sequence[Enqueued]) -> None:
+        def added(first: int, batch: Sequence[NewInstance], answers: Sequence[Enqueued]) -> None:
             now, scheduled = self.clock.time_us(), runtime.changes.scheduled
             history = fresh_history(now)
-            for at, answer in enumerate(answers, first):
+            for at, (instance, answer) in enumerate(zip(batch, answers, strict=True), first):
                 if answer.is_new and not (answer.repeated and ids):
-                    instances[at] = scheduled(calls[at].job, fresh_record(new[at], now, history))
+                    instances[at] = scheduled(calls[at].job, fresh_record(instance, now, history))
+                else:
+                    earlier[at] = instance, answer
 
-        answers = await runtime.enqueuer.add_many(new, added)
-        for kind in {instance.kind for instance in new}:
+        await runtime.enqueuer.add_many(new, added)
+        for kind in {job.kind for job in jobs}:
             await self.is_served(kind)
         # a repeated call finds all its instances stored, so they are read together
-        earlier = [at for at, instance in enumerate(instances) if instance is None]
-        stored = await runtime.records.find_many([answers[at].id for at in earlier]) if earlier else {}
-        for at in earlier:
-            job, answer = calls[at].job, answers[at]
+        stored = await runtime.records.find_many([answer.id for _, answer in earlier.values()]) if earlier else {}
+        for at, (instance, answer) in earlier.items():
+            job = calls[at].job
             if ids and answer.repeated:
-                instances[at] = self._stored_before(new[at], stored.get(new[at].id), job)
+                instances[at] = self._stored_before(instance, stored.get(instance.id), job)
             elif answer.id in stored:
                 instances[at] = Instance(self, stored[answer.id], job=job, is_new=False)
             else:
@@ -373,9 +383,12 @@ class NodeJobManager(Manager):
         of_each = calls.jobs if isinstance(calls, CallList) else (call.job for call in calls)
         jobs = {id(job): job for job in of_each}.values()
         new = await self._made(jobs, self._call_encoder.new, calls, ids or itertools.repeat(""))
-        self._adopt(jobs)
-        await self._admit({instance.kind for instance in new})
+        await self._take_in(jobs, {instance.kind for instance in new})
         return new
+
+    async def _take_in(self, jobs: Iterable[Job[..., Any, Any]], kinds: Iterable[str]) -> None:
+        self._adopt(jobs)
+        await self._admit(kinds)
 
     def _children_made(self, instances: Sequence[NewInstance]) -> None:
         """Call the processors of children that this node has stored."""

@@ -1,7 +1,7 @@
 """Concurrent enqueues and lookups of one node go to the store together."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import Context, ContextVar
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from peerjob import Job, RowRefusedError, Store, StoreFullError, StoreRefusedErr
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import MAX_BATCH, Enqueued, NewInstance, Record
 from peerjob.node.body.registry import Registry
-from peerjob.node.manager.batches import MAX_READ, Enqueuer, RecordReader
+from peerjob.node.manager.batches import FIRST_BATCH, MAX_READ, MAX_REQUESTS, Enqueuer, RecordReader
 from peerjob.node.manager.call_encoder import fresh_record
 from peerjob.node.work.outbox import OutboxRole
 from peerjob.testing.factories import Factory
@@ -104,6 +104,32 @@ async def test_batches_are_bounded_by_number_and_bytes() -> None:
         sender.gate.release()
     await asyncio.gather(*tasks)
     assert [len(batch) for batch in sender.batches] == [1, MAX_BATCH, 51, 1]
+
+
+async def test_many_instances_are_made_while_the_store_has_the_batches_before() -> None:
+    sender, made = Sender(), list[NewInstance]()
+
+    def instances() -> Iterator[NewInstance]:
+        for one in make.instances(10 * MAX_BATCH):
+            made.append(one)
+            yield one
+
+    async def sent() -> list[int]:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return [len(batch) for batch in sender.batches]
+
+    adding = asyncio.create_task(enqueuer(sender).add_many(instances()))
+    under_way = FIRST_BATCH + (MAX_REQUESTS - 1) * MAX_BATCH
+    assert await sent() == [FIRST_BATCH, *[MAX_BATCH] * (MAX_REQUESTS - 1)]
+    assert len(made) == under_way
+    sender.gate.release()
+    assert await sent() == [FIRST_BATCH, *[MAX_BATCH] * MAX_REQUESTS]
+    assert len(made) == under_way + MAX_BATCH
+    for _ in range(20):
+        sender.gate.release()
+    assert [answer.id for answer in await adding] == [one.id for one in made]
+    assert [id for batch in sender.batches for id in batch] == [one.id for one in made]
 
 
 async def test_callers_that_ask_again_and_again_take_turns() -> None:

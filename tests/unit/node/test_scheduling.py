@@ -498,6 +498,12 @@ async def test_many_are_stored_in_batches_and_answered_in_order(clock: VirtualCl
         assert flaky.calls["enqueue"] == 3
         assert [await one.result() for one in instances] == [2 * x for x in range(1200)]
 
+        instances = await node.schedule_many(ADD.call(x, 1) for x in range(1200))
+        await drain(node)
+
+        assert flaky.calls["enqueue"] == 3 + 4  # of a known definition, the first batch is small
+        assert [await one.result() for one in instances] == [x + 1 for x in range(1200)]
+
 
 async def test_of_many_with_one_key_the_first_wins(clock: VirtualClock) -> None:
     job = Job("add", add, key=lambda arguments: str(arguments.x % 3))
@@ -513,6 +519,19 @@ async def test_one_bad_call_among_many_stores_none(clock: VirtualClock) -> None:
         with pytest.raises(ArgumentError):
             await node.schedule_many([ADD.call(1, 2), ADD.call(1, "two")])  # type: ignore[arg-type]
         assert await node.count() == 0
+
+
+@pytest.mark.parametrize("bad", ["x" * 1_000, 7])
+async def test_one_bad_call_among_many_of_a_known_definition_stores_none(clock: VirtualClock, bad: Any) -> None:
+    def size(text: str) -> int:
+        return len(text)
+
+    job = Job("size", size)
+    async with running_node(job, clock=clock, workers=0, max_payload=1_000) as node:
+        await node.schedule_many([job.call("known")])
+        with pytest.raises((ArgumentError, PayloadTooLargeError)):
+            await node.schedule_many([*[job.call("small")] * 200, job.call(bad), *[job.call("small")] * 500])
+        assert await node.count() == 1
 
 
 async def test_concurrent_schedules_share_calls(clock: VirtualClock) -> None:
