@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from peerjob.model.record import Ack, Action, Enqueued
+from peerjob.model.record import Ack, Action, Enqueued, Hint
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
@@ -50,6 +50,17 @@ class CancelRules(StoreSuite):
         ]
         assert await self.everything(store, done.id) == before
         assert await self.cancel(store) == []
+
+    async def test_an_id_that_comes_twice_has_one_answer_and_one_end(self, store: Store) -> None:
+        running, queued = self.make.instances(2)
+        await store.enqueue([running, queued])
+        peer, waiter = await self.join(store), await self.join(store, "waiter")
+        await peer.take(1)
+        await store.watch_final(waiter.incarnation, [queued.id])
+        answers = await self.cancel(store, queued.id, running.id, queued.id, running.id)
+        assert answers == [State.SCHEDULED, State.PROCESSING] * 2
+        assert states(await self.read(store, queued.id)) == [State.CREATED, State.SCHEDULED, State.CANCELLED]
+        assert await self.hints(waiter, self.patience) == [Hint("final", queued.id)]
 
     async def test_a_retried_instance_is_cancelled(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))

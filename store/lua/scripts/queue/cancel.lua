@@ -22,18 +22,20 @@ local keys = {}
 for n = 4, #ARGV do
   keys[n - 3] = record_key(ARGV[n])
 end
-local states, finals, seen = {}, {}, {}
+local states, finals, known = {}, {}, {}
 for n, raw in ipairs(call('MGET', unpack(keys))) do
   local id = ARGV[n + 3]
-  local record = seen[id] or decode(raw)
-  states[n] = record and record.state or 0
-  if raw and not record then
-    set_aside(id, '', 'unreadable record')
-  elseif record and not is_final(record.state) then
-    cancel(record, id, node, 'cancelled by user', retention)
-    finals[#finals + 1] = id
-    seen[id] = record
+  if not known[id] then
+    local record = decode(raw)
+    known[id] = record and record.state or 0
+    if raw and not record then
+      set_aside(id, '', 'unreadable record')
+    elseif record and not is_final(record.state) then
+      cancel(record, id, node, 'cancelled by user', retention)
+      finals[#finals + 1] = id
+    end
   end
+  states[n] = known[id]
 end
 hint_end(finals)
 pass_slots_and_wake()
