@@ -85,7 +85,7 @@ class Table:
         return self._run(f"SELECT key, value, mod {_INSIDE} AND mod > ?", (prefix, end, revision)).fetchall()
 
     def write(self, puts: Mapping[str, Row], deleted: Collection[str]) -> None:
-        """Put and delete keys; no key is in both."""
+        """Delete keys, then put keys: one that is in both comes back."""
         for part in _padded(deleted):
             self._run(self._deletes[len(part)], part)
         rows = iter([puts[key] for key in sorted(puts)])

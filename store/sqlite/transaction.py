@@ -166,7 +166,6 @@ class SharedTransaction:
     def _put(self, op: Put, revision: int) -> None:
         key = op.key
         self._puts[key] = (key, op.value, revision, op.lease)
-        self._deleted.discard(key)
         self._mods[key] = revision
         if self._heard and key.startswith(self._heard):
             self.told[key] = op.value

@@ -187,7 +187,6 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
             crashes=crashes,
             losses=losses,
             owner="",
-            started=False,
             expires_us=self._context.expires_us(row, now_us) if poison else 0,
             history=extended(row, state, now_us, by, note),
         )

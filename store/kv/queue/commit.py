@@ -419,7 +419,6 @@ class _OutcomeSource:
             attempts=attempts,
             due_us=due_us,
             owner=owner,
-            started=False,
             has_out=has_out,
             out=out,
             has_progress=row.has_progress or outcome.progress is not None,

@@ -90,3 +90,15 @@ async def test_a_key_of_a_deleted_range_is_gone_for_later_compares(
         one.apply([Transaction([Compare("b/1", mod=made.revision)], [])], None, []),
     )
     assert [found.answers[0] is not None for found in (gone, old, kept)] == [True, False, True]
+
+
+async def test_a_key_that_comes_back_in_the_same_commit_stays(
+    connection: sqlite3.Connection, clock: VirtualClock
+) -> None:
+    one = transaction(connection, Leases(connection, clock))
+    one.apply([Transaction([], [Put("a", b"old")])], None, [])
+    one.flush()
+    one.apply([Transaction([], [Delete("a")]), Transaction([], [Put("a", b"new")])], None, [])
+    one.flush()
+    ((_, entry),) = one.read(Range("a", "b")).items
+    assert entry.value == b"new"

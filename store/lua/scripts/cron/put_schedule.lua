@@ -19,7 +19,6 @@ elseif (revision or '0') ~= ARGV[7] or revision and next_time ~= ARGV[8] then
   return false
 end
 call('ZCARD', SCHEDULES)
-call('ZCARD', REMOVED)
 call('ZCARD', gaps_key(name))
 call('ZCARD', fired_key(name))
 call('ZCARD', slot_key(name))
@@ -43,7 +42,6 @@ if not revision then
 end
 set_revision('latest', new)
 call('ZADD', SCHEDULES, new, name)
-call('ZREM', REMOVED, name)
 write_all()
 if account then
   trim_ledger(name, tonumber(ARGV[9]), tonumber(ARGV[10]), trimmed or ARGV[12], written)
