@@ -48,7 +48,8 @@ async def write(url: str, name: str) -> None:
             ]
             applied = await kv.txn([Transaction([Compare(COUNTER, mod=mod_of(entry))], ops)])
             if applied.answers[0] is not None:
-                print(f"wrote {number}", flush=True)
+                # in one piece, as `tell` does in another thread
+                print(f"wrote {number}\n", end="", flush=True)
                 number += 1
 
 
