@@ -1,7 +1,11 @@
 """Leftovers of damage, of nodes that are gone and of late calls are removed or expire."""
 
-from peerjob.model.query import Query
-from peerjob.model.record import Ack, Action
+from typing import cast
+
+from peerjob.model.durable import Step
+from peerjob.model.query import Filter, Query
+from peerjob.model.record import Ack, Action, Held, NewChild
+from peerjob.store.rules import FLOWS_LAYOUT
 from support.leftovers import leftovers_of
 from support.lua_site import MakeSite
 from support.waiting import until
@@ -39,6 +43,27 @@ async def test_clear_removes_what_was_set_aside(site: MakeSite) -> None:
     assert (await store.health()).undecodable == 0
     for what in ("bad:*", "a:*", "l:*", "i:*"):
         assert here.server.command("KEYS", here.key(what)) == []
+
+
+async def test_each_key_of_what_was_set_aside_expires(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    await store.require_layout(FLOWS_LAYOUT, "steps")
+    peer = await here.join(store)
+    await store.enqueue(here.make.instances(1, spec=bytes(5_000)))
+    claim = await peer.take_one()
+    step = Step("step", b"value")
+    assert await peer.end(claim, Action.REPORT, logs=(here.make.line("a line"),), steps=(step,)) is Ack.DONE
+    assert await store.signal(claim.id, "approval", b"yes")
+    child = NewChild(instance=here.make.instance(delay_us=3_600_000_000))
+    await store.spawn(peer.incarnation, Held(claim.id, claim.fence), [child])
+    here.server.command("SET", here.key(f"i:{claim.id}"), "junk")
+    assert await store.get([claim.id]) == [None]
+    await store.settle()
+    assert await store.clear_instances(Filter()) == 1, "the end of its parent has cancelled the child"
+    keys = [str(key) for key in cast("list[object]", here.server.command("KEYS", here.key(f"*{claim.id}*")))]
+    assert len(keys) > 3
+    assert [key for key in keys if int(str(here.server.command("PTTL", key))) < 0] == []
 
 
 async def test_hints_that_a_node_has_not_read_end_with_it(site: MakeSite) -> None:

@@ -183,6 +183,21 @@ async def test_a_limit_that_is_published_again_keeps_its_alarm(site: MakeSite) -
     assert (await other.claim()).next_due_us is None, "one node waits for the moment"
 
 
+@pytest.mark.parametrize("last", ["a", "b"])
+async def test_a_node_waits_for_the_last_of_two_limits_to_open(site: MakeSite, last: str) -> None:
+    """At the moment of the other one, it would claim nothing."""
+    here = site()
+    store = await here.open(retry_for=0)
+    limits = tuple(SharedLimit(name=name, numbers=LimitNumbers(concurrency=3)) for name in ("a", "b"))
+    await store.publish_limits([KindLimits(kind="work", shared=limits)])
+    for name in ("a", "b"):
+        await store.throttle(name, 120_000_000 if name == last else 60_000_000)
+    await store.enqueue([here.make.instance()])
+    peer = await here.join(store)
+    opens = {view.name: view.opens_us for view in (await store.limits()).views}
+    assert (await peer.claim()).next_due_us == opens[last]
+
+
 async def test_a_setting_with_another_type_is_removed_by_the_next_publication(site: MakeSite) -> None:
     here = site()
     store = await here.open(retry_for=0)

@@ -1,6 +1,7 @@
 """A watch whose stream fails again and again."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,26 +12,51 @@ from peerjob.store.etcd.watch import EtcdWatch
 from peerjob.testing.clock import VirtualClock
 
 
-async def test_a_watch_is_opened_again_each_second_also_after_a_long_outage(clock: VirtualClock) -> None:
-    opened: list[float] = []
+class Failing:
+    """A client of which each watch ends at once."""
 
-    async def replies() -> Any:
-        opened.append(clock.elapsed())
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.revision = 1
+        self.metadata = ()
+        self.on_move: set[Callable[[], None]] = set()
+        self.endpoint = SimpleNamespace(watch=lambda requests, metadata: self.replies())
+        self.opened: list[float] = []
+
+    def watch(self) -> EtcdWatch:
+        return EtcdWatch(cast(EtcdClient, self), ["prefix/"])
+
+    async def replies(self) -> Any:
+        self.opened.append(self.clock.elapsed())
         raise aio.AioRpcError(cast(Any, None), cast(Any, None), cast(Any, None))
         yield
 
-    client = SimpleNamespace(
-        revision=1,
-        metadata=(),
-        on_move=set(),
-        endpoint=SimpleNamespace(watch=lambda requests, metadata: replies()),
-        failed=lambda endpoint, error: None,
-        start=lambda run, name: asyncio.get_running_loop().create_task(run, name=name),
-    )
-    watch = EtcdWatch(cast(EtcdClient, client), ["prefix/"])
+    def failed(self, endpoint: object, error: object) -> None:
+        pass
+
+    def start(self, run: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(run, name=name)
+
+
+async def test_a_watch_is_opened_again_each_second_also_after_a_long_outage(clock: VirtualClock) -> None:
+    client = Failing(clock)
+    watch = client.watch()
     await clock.advance(60)
     watch.close()
-    gaps = [later - earlier for earlier, later in pairwise(opened)]
+    gaps = [later - earlier for earlier, later in pairwise(client.opened)]
     assert gaps[0] < 0.1
     assert 0.9 < max(gaps) < 1.1
     assert len(gaps) > 50
+
+
+async def test_a_watch_that_was_closed_does_not_begin_again_with_another_member(clock: VirtualClock) -> None:
+    client = Failing(clock)
+    open_, closed = client.watch(), client.watch()
+    await clock.advance(0)
+    closed.close()
+    before = len(client.opened)
+    for restart in [*client.on_move]:
+        restart()
+    await clock.advance(0)
+    open_.close()
+    assert len(client.opened) == before + 1

@@ -350,6 +350,16 @@ class HintedClaimRules(StoreSuite):
         assert again is not None
         assert again.claims == ()
 
+    async def test_a_withdrawn_claim_wakes_no_node_that_was_idle_beside_it(self, store: Store) -> None:
+        peer = await self.sleeper(store)
+        await store.enqueue(self.make.instances(1))
+        request = self.make.request()
+        _, claimed = await self.hinted_claim(peer, 0, request=request)
+        assert claimed is not None
+        assert (await peer.claim()).claims == ()
+        await self.withdraw(peer, request)
+        assert await self.hints(peer) == []
+
     async def test_work_wakes_no_node_whose_claim_is_withdrawn(self, store: Store) -> None:
         peer = await self.sleeper(store)
         await self.withdraw(peer, self.make.request())

@@ -94,6 +94,19 @@ class HintRules(StoreSuite):
             assert await self.woken(peers, 2) == ["0", "1"]
             assert len(await peers[0].take()) == 2
 
+    async def test_two_senders_at_once_wake_two_sleepers(self, store: Store) -> None:
+        """Both can choose the same one."""
+        senders, others = [store, await self.open()], [await self.open() for _ in range(2)]
+        for _ in range(8):
+            sleepers = [await self.idle(other, str(number)) for number, other in enumerate(others)]
+            await self.in_time(asyncio.gather(*(sender.enqueue(self.make.instances(1)) for sender in senders)))
+            assert await self.woken(sleepers, 2) == ["0", "1"]
+            claims = await sleepers[0].take()
+            assert len(claims) == 2
+            await sleepers[0].commit(*map(outcome, claims))
+            for sleeper in sleepers:
+                await store.leave(sleeper.incarnation)
+
     async def test_one_idle_node_is_found_among_many_woken_ones(self, store: Store) -> None:
         both = [await self.idle(store, f"both {number}", ("a", "b")) for number in range(40)]
         await store.enqueue(self.make.instances(40, kind="a"))

@@ -124,13 +124,17 @@ class HoldRules(DurableSuite):
         await flows.expire(100)
         assert len(await self.found(flows, Query(state="Final"))) <= 4
 
-    async def test_a_cancelled_body_keeps_it(self, store: Store) -> None:
+    @pytest.mark.parametrize("first", ["child", "parent"])
+    async def test_a_cancelled_body_keeps_it(self, store: Store, first: str) -> None:
         flows = await self.short_lived()
         peer, worker = await self.join(flows), await self.join(flows, "worker")
         child = self.child()
         claim = await self.parent(peer, child)
         running = await worker.take_one()
+        if first == "child":
+            await flows.cancel([running.id], node="operator", request=self.make.request())
         await peer.end(claim)
+        await self.settle(flows)
         assert await self.state_of(flows, child) is State.CANCELLED
         await self.remove_old(flows)
         assert await self.found(flows, Query()) == [child.instance.id]

@@ -111,6 +111,20 @@ class RateRules(LimitSuite):
         await store.enqueue([self.make.instance()])
         assert await self.woken(sleepers) == []
 
+    async def test_a_node_that_becomes_busy_leaves_the_moment_of_a_rate_to_another(self, store: Store) -> None:
+        await self.limit(store, rate="1/h", burst=1)
+        await store.enqueue(self.make.instances(2))
+        knows = await self.join(store, "knows", kinds=("work", "free"))
+        await knows.end(await knows.take_one())
+        assert (await knows.claim()).next_due_us is not None
+        other = await self.join(store, "other")
+        assert (await other.claim()).next_due_us is None
+        await self.hints(other)
+        await store.enqueue(self.make.instances(1, kind="free"))
+        assert len(await knows.take(1)) == 1
+        assert await self.woken([other], 1) == ["other"]
+        assert (await other.claim()).next_due_us is not None
+
     async def test_an_earlier_delayed_instance_comes_first(self, store: Store) -> None:
         await self.limit(store, rate="1/h", burst=1)
         await store.enqueue(self.make.instances(2))

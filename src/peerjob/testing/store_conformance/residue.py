@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peerjob.model.published import KindDescriptor
-from peerjob.model.query import Query
+from peerjob.model.query import Filter, Query
 from peerjob.model.record import Action, Instruction, StoreLimits
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer
@@ -41,10 +41,12 @@ class ResidueRules(StoreSuite):
         await store.cancel([claims[3].id], request=self.make.request())
 
     async def ended(self, store: Store, *peers: Peer) -> None:
-        """Remove each instance, and let the peers leave."""
+        """Let the peers leave, end each instance, and remove the final ones: `clear` would hide what an end leaves."""
         for peer in peers:
             await store.leave(peer.incarnation)
-        await store.clear()
+        await store.cancel(await self.found(store, Query()), request=self.make.request())
+        while await store.clear_instances(Filter()):
+            pass
         await store.expire(100)
 
     @pytest.mark.parametrize("way", ["died", "left", "died and left"])
