@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence, Set
 
 import msgspec
 
+from peerjob.model.child_tasks import end
 from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError, ScheduleError, StoreError, StoreRefusedError
 from peerjob.model.firing import Fire, FireOutcome, FireRecord, FireStatus, Term
@@ -19,7 +20,6 @@ from .election import Election
 from .fires import fire_of
 from .misfire import next_step
 from .role import BackgroundRole, wait_set
-from .tasks import end
 from .timetable import Timetable, TimetableEntry
 from .unserved_kinds import UnservedKinds
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
+from peerjob.model.child_tasks import end
 from peerjob.model.clock import Clock
 from peerjob.model.errors import LayoutError, StoreError
 from peerjob.model.firing import Candidate, Leader, Term
@@ -14,7 +15,6 @@ from peerjob.store.base import Elections
 
 from .answer_limit import AnswerLimit
 from .role import BackgroundRole
-from .tasks import end
 
 logger = logging.getLogger("peerjob.cluster")
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
+from peerjob.model.child_tasks import cancel
 from peerjob.model.errors import NodeStateError
 from peerjob.model.handled_signals import handled
 
@@ -105,6 +106,16 @@ async def call_after(event: asyncio.Event, call: Callable[[], None]) -> None:
     """Call a function when an event is set."""
     await event.wait()
     call()
+
+
+async def outlast_or_hurry(work: Coroutine[Any, Any, None], hurry: Callable[[], None], asked: asyncio.Event) -> None:
+    """Like `outlast`; the event calls `hurry`, too."""
+    loop = asyncio.get_running_loop()
+    hurrying = loop.create_task(call_after(asked, hurry))
+    try:
+        await outlast(loop.create_task(work), hurry)
+    finally:
+        cancel(hurrying)
 
 
 def abandon(task: asyncio.Task[Any]) -> None:

@@ -28,7 +28,7 @@ from peerjob.store.timed import timed
 
 from .body.registry import Registry, checked_modules
 from .closed_loop import release, task_of_this_loop
-from .exit import AtExit, call_after, outlast, stop_signals, wait_on
+from .exit import AtExit, outlast, outlast_or_hurry, stop_signals, wait_on
 from .manager.audit_trail import AuditTrail
 from .manager.blocking import StartableManager
 from .manager.call_encoder import CallEncoder
@@ -229,12 +229,15 @@ class Node(NodeInstanceManager, NodeFlowManager, NodeScheduleManager, NodeCluste
                 self._lifespan_exit = entering
             pending.check()
             await runtime.begin()
+        except GeneratorExit:
+            raise  # Python destroys this coroutine because its event loop was closed, so `stop` releases the node
         except BaseException:
             await self._abandon(runtime)
             raise
         finally:
-            self._pending_start = None
-            pending.ended.set()
+            if not runtime.loop.is_closed():
+                self._pending_start = None
+                pending.ended.set()
         self._loop_end_task = asyncio.get_running_loop().create_task(self._leave_at_loop_end(), name="peerjob-keeper")
         if not self.clock.virtual:
             loop = asyncio.get_running_loop()
@@ -268,9 +271,10 @@ class Node(NodeInstanceManager, NodeFlowManager, NodeScheduleManager, NodeCluste
         try:
             await outlast(asyncio.get_running_loop().create_task(runtime.close(grace=0)))
         finally:
-            self._runtime = None
-            if exiting is not None:
-                await exiting.__aexit__(None, None, None)
+            if not runtime.loop.is_closed():
+                self._runtime = None
+                if exiting is not None:
+                    await exiting.__aexit__(None, None, None)
 
     async def stop(self, grace: Duration = GRACE) -> None:
         """Stop claiming, let running bodies continue for `grace`, then cancel them, hand back the rest, and leave.
@@ -310,7 +314,7 @@ class Node(NodeInstanceManager, NodeFlowManager, NodeScheduleManager, NodeCluste
         finally:
             # `start` entered the lifespan in the task of its caller, so `stop` leaves the lifespan in the task of its
             # caller, and not in a task of the node
-            if leaves is not None:
+            if leaves is not None and not runtime.loop.is_closed():
                 await leaves.__aexit__(None, None, None)
 
     async def _leave(self, runtime: NodeRuntime, grace: float, *, exiting: bool) -> None:
@@ -318,16 +322,19 @@ class Node(NodeInstanceManager, NodeFlowManager, NodeScheduleManager, NodeCluste
         try:
             await runtime.close(grace=grace, exiting=exiting)
         finally:
-            if loop_end_task is not None:
-                loop_end_task.cancel()
-            self._forget(runtime)
+            if not runtime.loop.is_closed():  # else `stop` released the node, which can be in use again
+                if loop_end_task is not None:
+                    loop_end_task.cancel()
+                self._forget(runtime)
         logger.info("node %r has left", self.name)
 
     async def _release(self, runtime: NodeRuntime) -> None:
+        loop = asyncio.get_running_loop()
         try:
             await release(runtime, self._store, self.name)
         finally:
-            self._forget(runtime)
+            if not loop.is_closed():
+                self._forget(runtime)
 
     def _forget(self, runtime: NodeRuntime) -> None:
         at_exit, self._at_exit = self._at_exit, None
@@ -382,12 +389,8 @@ class Node(NodeInstanceManager, NodeFlowManager, NodeScheduleManager, NodeCluste
             try:
                 await asked.wait()
             finally:
-                loop = asyncio.get_running_loop()
-                hurrying = loop.create_task(call_after(again, runtime.hurry))
-                try:
-                    await outlast(loop.create_task(self.stop(grace)), runtime.hurry)
-                finally:
-                    hurrying.cancel()
+                if not runtime.loop.is_closed():
+                    await outlast_or_hurry(self.stop(grace), runtime.hurry, again)
 
     # -- this node ---------------------------------------------------------------------------------------------------
 

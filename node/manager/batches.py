@@ -66,7 +66,7 @@ class Batcher(Generic[Q, A]):
             return (await self._send([request]))[0]
         finally:
             self._busy = False
-            if self._waiting:
+            if self._waiting and not self._waiting[0][1].get_loop().is_closed():
                 self._start_flush()
 
     def _start_flush(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, cast
 from uuid import UUID
@@ -18,6 +17,7 @@ from peerjob.handles.stats import Stats
 from peerjob.handles.update import Position, Update
 from peerjob.model.activity import Activity, given_minutes
 from peerjob.model.audit import AuditRecord, given_audit_limit
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.model.clock import Clock, to_datetime
 from peerjob.model.durable import FLOW_KIND, SIGNAL_MARK, SignalAnswer
 from peerjob.model.durations import Duration, to_seconds
@@ -192,7 +192,7 @@ class NodeInstanceManager(NodeJobManager):
         return self._need_runtime().watchers.events(query or Query(), on_begin)
 
     async def watch_instance(self, uuid: str | UUID) -> AsyncIterator[Event]:
-        async with aclosing(self.updates(uuid)) as updates:
+        async with AsyncClosing(self.updates(uuid)) as updates:
             async for update in updates:
                 for event in update.events(self):
                     yield event

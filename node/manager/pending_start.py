@@ -27,7 +27,7 @@ class PendingStart:
         try:
             await asyncio.wait([opening])
         finally:
-            if not opening.done():
+            if not (opening.done() or opening.get_loop().is_closed()):
                 opening.cancel()
                 with contextlib.suppress(Exception):  # ignored: the caller of `start` was cancelled
                     await outlast(opening)

@@ -76,6 +76,7 @@ class RunSteps:
         self._signals = 0
         self._is_open = False
         self._opening = asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
         self._names: set[str] = set()
         """The names that this run has used."""
         self._running = 0
@@ -136,8 +137,10 @@ class RunSteps:
             self._leave()
 
     def _leave(self) -> None:
+        if self._loop.is_closed():
+            return
         self._running -= 1
-        self._verb_at = asyncio.get_running_loop().time()
+        self._verb_at = self._loop.time()
         if not self._running:
             self._idle.set()
 
@@ -174,7 +177,8 @@ class RunSteps:
             )
             return await result if inspect.isawaitable(result) else result
         finally:
-            inside_step.reset(token)
+            if not self._loop.is_closed():  # Python destroys the coroutines of a closed loop in another context
+                inside_step.reset(token)
 
     # -- names and limits --------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from peerjob.cluster.role import BackgroundRole
-from peerjob.cluster.tasks import cancel
+from peerjob.model.child_tasks import cancel
 from peerjob.model.clock import Clock
 from peerjob.model.errors import RowRefusedError, StoreError, StoreFullError, StoreRefusedError
 from peerjob.model.job import Job

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from peerjob.handles.context import Reason
 from peerjob.model.caps import Caps
+from peerjob.model.child_tasks import end
 from peerjob.model.record import MAX_BATCH
 from peerjob.model.worker import Worker
 from peerjob.node.body.context_vars import ContextVars
@@ -265,7 +266,8 @@ class Pool:
             logger.exception("instance %s: the node failed to run it", run.claim.id)
             self._unsent_reports.give_back(run, put_off(run, FAILURE_WAIT, "the node failed to run it"))
         finally:
-            self._finished(run)
+            if not self._loop.is_closed():
+                self._finished(run)
 
     def _finished(self, run: Run) -> None:
         run.ended = True
@@ -342,9 +344,7 @@ class Pool:
             await asyncio.wait({quiet, hurry}, return_when=asyncio.FIRST_COMPLETED)
             return await quiet if quiet.done() else await self.quiet(least or 0.001)
         finally:
-            for task in (quiet, hurry):
-                task.cancel()
-            await asyncio.wait({quiet, hurry})
+            await end((quiet, hurry))
 
     def abandon(self) -> int:
         """Let the event loop and the interpreter end without the bodies that still run, and return their number."""

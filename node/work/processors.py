@@ -10,9 +10,9 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from peerjob.cluster.tasks import cancel
 from peerjob.handles.instance import Instance
 from peerjob.handles.job_log import make_line
+from peerjob.model.child_tasks import cancel
 from peerjob.model.clock import Clock
 from peerjob.model.injected import current_run
 from peerjob.node.body.context_vars import ContextVars

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import Any, Protocol, cast
 
+from peerjob.model.child_tasks import cancelled_after
 from peerjob.model.grpc_import import begin_grpc, import_grpc
 
 from .address import EtcdAddress
@@ -81,21 +82,17 @@ class EtcdEndpoint:
     async def keepalive(self, request: Any, *, timeout: float, metadata: Metadata) -> Any:
         """Extend a lease once; etcd offers only a stream for it."""
         stream = self._keepalive(timeout=timeout, metadata=metadata)
-        try:
+        with cancelled_after(stream):
             return await _first_reply(stream, [request])
-        finally:
-            stream.cancel()
 
     async def watch(self, requests: Sequence[Any], *, metadata: Metadata) -> AsyncGenerator[Any]:
         """The replies of some watches, until the server ends their stream."""
         stream = self._watch(metadata=metadata)
-        try:
+        with cancelled_after(stream):
             reply = await _first_reply(stream, requests)
             while reply is not aio.EOF:
                 yield reply
                 reply = await stream.read()
-        finally:
-            stream.cancel()
 
     async def close(self) -> None:
         """End the connection and all calls on it."""

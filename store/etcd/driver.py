@@ -78,6 +78,8 @@ class EtcdKeyValue:
                 await self._client.open()
                 reply = await self._first_answer()
                 await self._space.check()
+        except GeneratorExit:
+            raise  # Python destroys this coroutine because its event loop was closed
         except BaseException:
             await self.close()
             raise

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.model.errors import PeerjobError
 from peerjob.store.kv.format.keys import prefix_end
 
@@ -68,9 +69,7 @@ class EtcdWatch:
             client = self._client
             endpoint, metadata = client.endpoint, client.metadata
             try:
-                async with contextlib.aclosing(
-                    endpoint.watch(self._requests(), metadata=(*metadata, *_LEADER))
-                ) as replies:
+                async with AsyncClosing(endpoint.watch(self._requests(), metadata=(*metadata, *_LEADER))) as replies:
                     async for reply in replies:
                         if reply.canceled or self._is_ahead(reply):
                             break

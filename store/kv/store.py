@@ -109,6 +109,8 @@ class KVStore(
         try:
             await self._guarded.read_layout()
             await self._kv.txn([Transaction([Compare(counted)], [Put(counted, str(now_us).encode())])])
+        except GeneratorExit:
+            raise  # Python destroys this coroutine because its event loop was closed
         except BaseException:
             await self._kv.close()
             raise

@@ -101,6 +101,8 @@ class LuaStore(
                 check_rights(denied, missing, url=self.url, user=self._driver.user, prefix=keys)
                 check_layout(layout.decode(), namespace=self._driver.namespace, url=self.url)
                 self._layout = int(layout)
+        except GeneratorExit:
+            raise  # Python destroys this coroutine because its event loop was closed
         except BaseException:
             await self._driver.close()
             raise

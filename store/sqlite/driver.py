@@ -93,6 +93,8 @@ class SqliteKeyValue:
         try:
             async with answer_within(OPEN_TIMEOUT, url=address.url):
                 await self._read(lambda transaction, leases: None)
+        except GeneratorExit:
+            raise  # Python destroys this coroutine because its event loop was closed
         except BaseException:
             await self.close()
             raise

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from typing import Any, TypeVar
 
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.flow import Member
@@ -93,7 +93,7 @@ class MemberInstance(Instance[Any]):
             return
         manager = self._need_manager()
         events: Any = manager.watch_instance(self._flow.id)
-        async with aclosing(events):
+        async with AsyncClosing(events):
             async for event in events:
                 if event.what == "state" and (record := await self._found(manager, event.instance)) is not None:
                     self._record = record

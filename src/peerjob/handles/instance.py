@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Generic, Literal, Protocol, cast
@@ -13,6 +12,7 @@ from uuid import UUID
 
 from typing_extensions import TypeVar
 
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.model.clock import to_datetime
 from peerjob.model.codec import decode_value
 from peerjob.model.durable import FLOW_KIND
@@ -460,7 +460,7 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
         StoreUnavailableError if the store does not answer for 30 s: call `watch` again, and it begins anew.
         """
         events: Any = self._need_manager().watch_instance(self.id)
-        async with aclosing(events):
+        async with AsyncClosing(events):
             async for event in events:
                 self._record = event.instance.record
                 yield event

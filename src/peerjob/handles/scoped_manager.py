@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
@@ -14,6 +13,7 @@ from msgspec import structs
 
 from peerjob.model.activity import Activity
 from peerjob.model.audit import AuditRecord
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.model.durable import FLOW_KIND, SignalAnswer, StepPage
 from peerjob.model.durations import Duration
 from peerjob.model.errors import UnknownKindError
@@ -310,14 +310,14 @@ class ScopedManager(Manager):
     async def watch(
         self, query: Query | None = None, *, on_begin: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncIterator[Event]:
-        async with aclosing(cast("Any", self._manager.watch(query, on_begin=on_begin))) as events:
+        async with AsyncClosing(cast("Any", self._manager.watch(query, on_begin=on_begin))) as events:
             async for event in events:
                 if self._scope.includes_instance(event.instance):
                     yield event
 
     async def watch_instance(self, uuid: str | UUID) -> AsyncIterator[Event]:
         await self._lookup_instance(uuid, None)
-        async with aclosing(cast("Any", self._manager.watch_instance(uuid))) as events:
+        async with AsyncClosing(cast("Any", self._manager.watch_instance(uuid))) as events:
             async for event in events:
                 yield event
 

@@ -144,14 +144,14 @@ class _Work(NamedTuple):
             expected = "a name that this run has not used: a second call with it would get the value of the first"
             raise OptionError("name", self.name, expected)
         names.add(self.name)
-        token = _entered.set(self.name)
+        _entered.set(self.name)
         try:
             yield
         except BaseException:
             names.discard(self.name)
             raise
         finally:
-            _entered.reset(token)
+            _entered.set(outer)  # no `reset`: Python destroys the coroutines of a closed event loop in another context
 
     def begin(self, connection: Any) -> bytes | TransactionGuard:
         """Lock the instance; returns the kept value, or what watches the function. Raises OwnershipLost."""

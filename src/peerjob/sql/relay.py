@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence, Sized
 from concurrent.futures import Executor
 from typing import Any, TypeVar, cast
 
+from peerjob.model.child_tasks import end
 from peerjob.model.errors import (
     DecodeError,
     RowRefusedError,
@@ -253,8 +254,7 @@ class _Passes:
             try:
                 await asyncio.wait([task], timeout=LAST_WAIT)
             finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                await end([task])
             raise
         return task.result()
 

@@ -7,13 +7,14 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import Any, cast
 
 from peerjob.handles.entries import LogEntry
 from peerjob.handles.instance import Event, Instance
 from peerjob.handles.manager import Manager
+from peerjob.model.child_tasks import AsyncClosing, cancel
 from peerjob.model.errors import PeerjobError
 
 from .children import Children
@@ -76,7 +77,7 @@ class Feed:
     async def run(self, manager: Manager, id: str) -> None:
         """Follow the instance."""
         try:
-            async with aclosing(cast("AsyncGenerator[Event]", manager.watch_instance(id))) as events:
+            async with AsyncClosing(cast("AsyncGenerator[Event]", manager.watch_instance(id))) as events:
                 async for event in events:
                     self.instance = event.instance
                     if event.log is not None:
@@ -149,6 +150,6 @@ class Feeds:
         finally:
             feed.readers -= 1
             if not feed.readers:
-                task.cancel()
+                cancel(task)
                 if self._feeds.get(id) is known:
                     del self._feeds[id]

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
 
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
+
+from peerjob.model.child_tasks import AsyncClosing, cancel, end
 
 from .links import Links
 from .patience import ABSENT
@@ -59,7 +60,7 @@ def _too_many() -> Response:
 async def _sent(visit: Visit, events: AsyncGenerator[str] | AsyncGenerator[str | bytes]) -> AsyncGenerator[str | bytes]:
     clock = visit.manager.clock
     begun = quiet = clock.elapsed()
-    async with aclosing(events):
+    async with AsyncClosing(events):
         yield "retry: 2000\n\n"
         while (text := await _next(events, visit.viewers)) is not None:
             now = clock.elapsed()
@@ -78,10 +79,8 @@ async def _next(events: AsyncGenerator[str] | AsyncGenerator[str | bytes], viewe
         await asyncio.wait({reading, closing}, return_when=asyncio.FIRST_COMPLETED)
         return reading.result() if reading.done() else None
     finally:
-        closing.cancel()
-        if not reading.done():
-            reading.cancel()
-            await asyncio.wait({reading})
+        cancel(closing)
+        await end([reading])
 
 
 def event(name: str, data: object) -> str:
@@ -92,7 +91,7 @@ def event(name: str, data: object) -> str:
 async def changed_parts(visit: Visit, render: Callable[[Sample], Awaitable[Parts]]) -> AsyncGenerator[str]:
     """After each sample, an event with the parts that changed, or "" if none did. All readers share the samples."""
     sent: dict[str, str] = {}
-    async with aclosing(visit.served.samples.follow()) as samples:
+    async with AsyncClosing(visit.served.samples.follow()) as samples:
         async for sample in samples:
             try:
                 parts = dict(await render(sample))

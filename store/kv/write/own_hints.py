@@ -47,6 +47,8 @@ class OwnHints:
         """A request that relies on hints: if it fails or is cancelled, it may have been applied, so they are given."""
         try:
             yield
+        except GeneratorExit:
+            raise  # Python destroys the caller because its event loop was closed
         except BaseException:
             for incarnation, hint in hints:
                 if hint == "work/":

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from peerjob.model.child_tasks import end
+
 T = TypeVar("T")
 
 NEXT_AFTER = 0.25
@@ -59,9 +61,8 @@ async def first_answer(
     finally:
         for attempt in running:
             attempt.add_done_callback(dismiss)  # also if the caller is cancelled again during the wait below
-            attempt.cancel()
         try:
-            await asyncio.gather(*running, return_exceptions=True)
+            await end(running)
         except asyncio.CancelledError:
             if last is not None:
                 dismiss(last)

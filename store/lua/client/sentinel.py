@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from peerjob.model.child_tasks import end
 from peerjob.model.errors import (
     StoreCommandError,
     StoreCredentialsError,
@@ -119,9 +120,7 @@ class Sentinels:
                 if len(known) >= enough:
                     break
         finally:
-            for question in questions:
-                question.cancel()
-            await asyncio.gather(*questions, return_exceptions=True)
+            await end(questions)
         if not known and len(refusals) >= self._majority:
             raise refusals[0]
         return SentinelAnswers(known=tuple(known), problems=tuple(problems))

@@ -34,6 +34,8 @@ class SeparateClient:
         driver = self._make_driver()
         try:
             await driver.open()
+        except GeneratorExit:
+            raise  # Python destroys this coroutine because its event loop was closed
         except BaseException:
             await driver.close()
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, BinaryIO, cast
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from peerjob.cli.console import ExitStatus
 from peerjob.cli.settings import read_setting, setting, variable_of
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.model.errors import OptionError, PeerjobError
 from peerjob.model.printable import counted
 from peerjob.store.url import redact
@@ -93,7 +94,7 @@ async def export_all(session: ClientSession, file: Target, target: StoreOptions)
         _written(file) as output,
         _bar("export", shown=str(file) != "-" or not sys.stdout.isatty()) as show,
     ):
-        async with aclosing(export_namespace(url, namespace=namespace, clock=session.clock)) as lines:
+        async with AsyncClosing(export_namespace(url, namespace=namespace, clock=session.clock)) as lines:
             async for line in lines:
                 output.write(line)
                 if number == 0 and isinstance(header := read_line(1, line), Header):

@@ -134,6 +134,8 @@ class Client(RemoteManager, StartableManager):
         self._connection.open()
         try:
             await self._ids.compare()
+        except GeneratorExit:
+            raise  # Python destroys this coroutine because its event loop was closed
         except BaseException:
             await self.stop()
             raise

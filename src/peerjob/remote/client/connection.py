@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from peerjob.model.child_tasks import cancelled_after
 from peerjob.model.clock import Clock
 from peerjob.model.errors import (
     AuthError,
@@ -160,19 +161,18 @@ class Connection:
         data = self._sized(rpc, request)
         node = await self._ready()
         call = node.channel.unary_stream(rpc.path)(data, metadata=self._metadata)
-        try:
-            if on_begin is not None and await call.initial_metadata():
-                await on_begin()
-            async for answer in call:
-                yield _answer(rpc, answer)
-        except grpc.aio.AioRpcError as error:
-            failure = self._failure(error, f"{rpc.name} was not answered in time")
-            if isinstance(failure, NodeUnavailableError | NodeStoppedError):
-                self._leave(node)
-                raise StreamBrokenError(self.addresses, str(failure)) from None
-            raise failure from None
-        finally:
-            call.cancel()
+        with cancelled_after(call):
+            try:
+                if on_begin is not None and await call.initial_metadata():
+                    await on_begin()
+                async for answer in call:
+                    yield _answer(rpc, answer)
+            except grpc.aio.AioRpcError as error:
+                failure = self._failure(error, f"{rpc.name} was not answered in time")
+                if isinstance(failure, NodeUnavailableError | NodeStoppedError):
+                    self._leave(node)
+                    raise StreamBrokenError(self.addresses, str(failure)) from None
+                raise failure from None
 
     async def _ready(self) -> NodeAddress:
         """A connected node, preferably one that did not hang recently; raises NodeUnavailableError."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from peerjob.model.child_tasks import cancel
 from peerjob.remote.wire.rpcs import GET_VERSION, Rpc
 
 PROBE_SHARE = 0.4
@@ -94,7 +95,7 @@ class NodeAddress:
                     raise SilentError
             return asked.result()
         finally:
-            asked.cancel()
+            cancel(asked)
 
     async def _ask_version(self, within: float) -> bool:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -22,6 +21,7 @@ from peerjob.handles.stats import Stats
 from peerjob.model.activity import Activity, given_minutes
 from peerjob.model.arguments import typed, whole_number
 from peerjob.model.audit import AuditRecord, given_audit_limit
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.model.clock import aware_us
 from peerjob.model.durable import SignalAnswer, StepPage
 from peerjob.model.durations import Duration, to_seconds
@@ -110,7 +110,7 @@ class RemoteManager(Manager):
 
     async def iter_logs(self, uuid: str | UUID, *, follow: bool = False) -> AsyncIterator[LogLine]:
         request = pb.ReadLogsRequest(uuid=checked_id(uuid), view=ENCODED, follow=follow)
-        async with aclosing(self._continued(rpcs.READ_LOGS, request)) as answers:
+        async with AsyncClosing(self._continued(rpcs.READ_LOGS, request)) as answers:
             async for answer in answers:
                 request.cursor = answer.cursor
                 for message in answer.lines:
@@ -355,7 +355,7 @@ class RemoteManager(Manager):
         request = pb.WatchRequest(query=query_message(query))
         while True:
             try:
-                async with aclosing(self._connection.stream(rpcs.WATCH, request, on_begin)) as answers:
+                async with AsyncClosing(self._connection.stream(rpcs.WATCH, request, on_begin)) as answers:
                     async for answer in answers:
                         yield self._event_of(answer)
             except StreamBrokenError:
@@ -364,7 +364,7 @@ class RemoteManager(Manager):
     async def watch_instance(self, uuid: str | UUID) -> AsyncIterator[Event]:
         """Like `Instance.watch`. If the node goes away, the watch continues on another, without a gap."""
         request = pb.WatchInstanceRequest(uuid=checked_id(uuid), view=ENCODED)
-        async with aclosing(self._continued(rpcs.WATCH_INSTANCE, request)) as answers:
+        async with AsyncClosing(self._continued(rpcs.WATCH_INSTANCE, request)) as answers:
             async for answer in answers:
                 request.after.CopyFrom(answer.position)
                 for event in update_of(answer).events(self):
@@ -377,7 +377,7 @@ class RemoteManager(Manager):
         """
         while True:
             try:
-                async with aclosing(self._connection.stream(rpc, request)) as answers:
+                async with AsyncClosing(self._connection.stream(rpc, request)) as answers:
                     async for answer in answers:
                         yield answer
                 return

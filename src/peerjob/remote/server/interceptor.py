@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import grpc
 
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.model.clock import Clock
 from peerjob.model.errors import AuthError, UnauthenticatedError
 from peerjob.model.rate_limiter import RateLimiter
@@ -170,7 +171,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             try:
                 given, key, kept = await accepted(requests, context)
                 with kept:
-                    async with aclosing(cast("AsyncGenerator[Any]", serve(given, context))) as messages:
+                    async with AsyncClosing(cast("AsyncGenerator[Any]", serve(given, context))) as messages:
                         async for message in messages:
                             async with self.calls.streamed(key, message, context):
                                 yield message

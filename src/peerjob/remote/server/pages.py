@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from peerjob.handles.instance import Instance
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.model.query import Query, ResultPage
 from peerjob.node.manager.loop_pauses import map_with_pauses
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -116,7 +116,7 @@ async def part_of(
     now = asyncio.get_running_loop().time
     until, size = now() + (PART_SECONDS if left is None else min(PART_SECONDS, PART_SHARE * left)), 0
     changed: list[Instance[Any]] = []
-    async with aclosing(pages):
+    async with AsyncClosing(pages):
         async for page in pages:
             changed += page
             size += sum(len(instance.record.spec) + FRAME_BYTES for instance in page)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
@@ -15,6 +14,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.model.errors import NodeStateError, NodeStoppedError, PayloadTooLargeError, PeerjobError
 from peerjob.node.node import Node
 from peerjob.remote.wire.errors import status_of
@@ -99,7 +99,7 @@ class RpcService:
             task = self._opened(name)
             try:
                 try:
-                    async with contextlib.aclosing(serve(parsed(kind, request), context)) as messages:
+                    async with AsyncClosing(serve(parsed(kind, request), context)) as messages:
                         async for message in messages:
                             yield self._sized(message)
                 except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each error becomes a gRPC status

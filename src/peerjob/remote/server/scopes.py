@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
 from inspect import isasyncgenfunction
 from typing import Any
 
@@ -14,6 +13,7 @@ from peerjob.handles.instance import Instance
 from peerjob.handles.kind_scope import KindScope
 from peerjob.handles.manager import Manager
 from peerjob.handles.scoped_manager import ScopedManager
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.model.durable import FLOW_KIND
 from peerjob.model.errors import UnknownInstanceError, UnknownKindError
 from peerjob.node.node import Node
@@ -53,7 +53,7 @@ def _scoped(node: Node, name: str, scope: Scope, serve: Any) -> Any:
     async def stream(request: Any, context: Context) -> AsyncIterator[Message]:
         await _check(node, name, scope, request)
         messages: AsyncGenerator[Message, None] = serve(request, context)
-        async with aclosing(messages):
+        async with AsyncClosing(messages):
             async for message in messages:
                 yield message
 

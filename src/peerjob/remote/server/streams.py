@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
 from typing import Any, cast
 
 from peerjob.handles.instance import Event
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.instances import (
@@ -46,7 +46,7 @@ class StreamRpcs:
         encoded = request.query.view == ENCODED
         begin = cast("Callable[[], Awaitable[None]]", lambda: context.send_initial_metadata(WATCH_BEGUN))
         events = cast(Any, visible(self._node).watch(query_of(request.query), on_begin=begin))
-        async with aclosing(events):
+        async with AsyncClosing(events):
             async for event in events:
                 yield self._message(event, encoded=encoded)
 
@@ -55,7 +55,7 @@ class StreamRpcs:
     ) -> AsyncIterator[pb.WatchInstanceResponse]:
         encoded = request.view == ENCODED
         after = position_of(request.after) if request.HasField("after") else None
-        async with aclosing(self._node.updates(request.uuid, after)) as updates:
+        async with AsyncClosing(self._node.updates(request.uuid, after)) as updates:
             async for update in updates:
                 yield update_message(update, encoded=encoded)
 

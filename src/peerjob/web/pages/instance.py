@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -16,6 +16,7 @@ from peerjob.handles.entries import HistoryEntry, LogEntry
 from peerjob.handles.instance import Instance
 from peerjob.handles.observing import observe
 from peerjob.handles.reasons import why_instance
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.model.errors import DecodeError, OptionError, RemoteError, UnknownInstanceError
 from peerjob.model.printable import printable
 from peerjob.model.state import Level, State
@@ -121,7 +122,7 @@ def _progress(instance: Instance[Any]) -> Any:
 
 async def _lines(visit: Visit, instance: Instance[Any]) -> tuple[deque[LogEntry], int]:
     lines, count = deque[LogEntry](maxlen=MAX_LINES), 0
-    async with aclosing(_read(visit, instance)) as read:
+    async with AsyncClosing(_read(visit, instance)) as read:
         async for line in read:
             lines.append(line)
             count += 1
@@ -179,7 +180,7 @@ async def download(visit: Visit) -> Response:
         case "traceback":
             text = traceback_text(instance)
         case "log":
-            async with aclosing(_read(visit, instance)) as read:
+            async with AsyncClosing(_read(visit, instance)) as read:
                 text = "\n".join([_line_text(line) async for line in read])
         case _:
             raise OptionError("value", what, "arguments, result, traceback or log")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import Any, TypeVar, cast
 
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.model.rights import Role
 from peerjob.web.page import action, page
 from peerjob.web.visit import Done, Shown, Visit
@@ -29,7 +29,7 @@ async def limits(visit: Visit) -> Shown:
 async def _first(views: AsyncIterator[T]) -> tuple[list[T], bool]:
     """The first rows, and whether there are more."""
     rows = list[T]()
-    async with aclosing(cast("Any", views)) as opened:
+    async with AsyncClosing(cast("Any", views)) as opened:
         async for view in opened:
             if len(rows) == MAX_ROWS:
                 return rows, True
