@@ -137,8 +137,9 @@ def wake(transaction: ReferenceTransaction) -> None:
         is_closed = RemainingByLimits(transaction).of(kind) == 0 == left.of(kind)
         if may_go(transaction, kind):
             for _ in range(min(count, queued, 1 if is_closed else left.of(kind))):
-                transaction.wake(kind)
-                left.use(kind)
+                # a kind without idle nodes leaves the room to others
+                if transaction.wake(kind):
+                    left.use(kind)
 
 
 # -- commands

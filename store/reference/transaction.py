@@ -101,13 +101,14 @@ class ReferenceTransaction:
             if node.alive(self.now_us):
                 self.hint(incarnation, what, id)
 
-    def wake(self, *kinds: str, but: str = "") -> None:
-        """Wake one idle node that can take one of these kinds."""
+    def wake(self, *kinds: str, but: str = "") -> bool:
+        """Wake one idle node that can take one of these kinds; False if there is none."""
         for incarnation, node in self.state.nodes.items():
             if incarnation != but and node.alive(self.now_us) and node.idle is not None and wants(node.idle, kinds):
                 node.idle = None
                 self.hint(incarnation, "work")
-                return
+                return True
+        return False
 
     # -- instances
 

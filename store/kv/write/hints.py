@@ -7,6 +7,7 @@ lease. To wake an idle node, a store deletes the registration of the node, so on
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -175,13 +176,16 @@ class Hints:
 
     async def _wake(self, wakeups: Wakeups, idle: Sequence[tuple[str, Entry]], lease: int) -> None:
         """Wake idle nodes: one for each due instance, one for a full claim, one for a new earliest due time."""
-        wanted = await self._limited.wanted(wakeups.ready, wakeups.any_of, wakeups.full, wakeups.opened, idle)
+        has_groups = any(_GROUP in self._kinds(entry) for _, entry in idle)
+        groups = await self._groups((*wakeups.ready, *wakeups.any_of, *wakeups.opened)) if has_groups else {}
+        able = partial(self._able, idle, wakeups.except_for, groups)
+        wanted = await self._limited.wanted(wakeups.ready, wakeups.any_of, wakeups.full, wakeups.opened, idle, able)
         if wakeups.delayed:
             due_us, kind = min(wakeups.delayed)
             if await self._is_earliest(due_us):
                 wanted.append(({kind}, 1))
-        if any(_GROUP in kinds for kinds in (self._kinds(entry) for _, entry in idle)):
-            wanted = [(kinds | await self._groups(kinds), count) for kinds, count in wanted]
+        if has_groups:
+            wanted = [(kinds | {*(await self._groups(kinds)).values()}, count) for kinds, count in wanted]
         for _ in range(ROUNDS):
             waiting = [
                 (key, entry, self._kinds(entry))
@@ -191,10 +195,10 @@ class Hints:
             chosen: list[tuple[str, Entry]] = []
             reasons: list[int] = []
             for reason, (kinds, count) in enumerate(wanted):
-                able = [node for node in waiting if not node[2].isdisjoint(kinds)][:count]
-                chosen.extend((key, entry) for key, entry, _ in able)
-                reasons.extend(reason for _ in able)
-                waiting = [node for node in waiting if node not in able]
+                woken = [node for node in waiting if not node[2].isdisjoint(kinds)][:count]
+                chosen.extend((key, entry) for key, entry, _ in woken)
+                reasons.extend(reason for _ in woken)
+                waiting = [node for node in waiting if node not in woken]
             missed = await self._deregister(chosen, lease)
             if not any(missed):
                 return
@@ -202,6 +206,14 @@ class Hints:
             wanted = [(wanted[reason][0], short.count(reason)) for reason in sorted(set(short))]
             (answer,) = await self._kv.read([below(self._keys.idle)])
             idle = answer.items
+
+    def _able(
+        self, idle: Sequence[tuple[str, Entry]], except_for: str, groups: Mapping[str, str], kinds: Set[str]
+    ) -> int:
+        """How many idle nodes can run one of these kinds. If the group of a kind is unknown, all groups count."""
+        others = (self._kinds(entry) for key, entry in idle if key[len(self._keys.idle) :] != except_for)
+        names = {*kinds, *(groups.get(kind, _GROUP) for kind in kinds)}
+        return sum(not node.isdisjoint(names) for node in others)
 
     async def _is_earliest(self, due_us: int) -> bool:
         (answer,) = await self._kv.read([self._queues.delayed_heads()])
@@ -231,8 +243,8 @@ class Hints:
             known = self._idle_kinds[entry.value] = _kinds_of(entry.value)
         return known
 
-    async def _groups(self, kinds: Iterable[str]) -> set[str]:
-        """The groups of some kinds, each name with the prefix `_GROUP`, as `_kinds_of` gives them."""
+    async def _groups(self, kinds: Iterable[str]) -> dict[str, str]:
+        """Kind → group of the kind with the prefix `_GROUP`, as `_kinds_of` gives it; without kinds of no group."""
         now_us = self._clock.time_us()
         if now_us >= self._groups_until_us or len(self._group_of) > _MAX_GROUPED:
             self._group_of.clear()
@@ -245,7 +257,7 @@ class Hints:
             read = {kind: group_of(entry.value) for kind, entry in entry_of_kind if entry is not None}
             known |= read
             self._group_of |= read
-        return {_GROUP + group for group in known.values()}
+        return {kind: _GROUP + group for kind, group in known.items()}
 
 
 def _kinds_of(idle: bytes) -> frozenset[str]:

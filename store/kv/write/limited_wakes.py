@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 
 from peerjob.model.stored_limit import MAX_CONCURRENCY
 from peerjob.store.kv.format.base import Entry, KeyValue
@@ -34,18 +34,20 @@ class LimitedWakes:
         freed: Collection[str],
         opened: Collection[str],
         idle: Sequence[tuple[str, Entry]],
+        able: Callable[[Set[str]], int],
     ) -> Wanted:
         """How many nodes to wake.
 
         `ready` counts instances that became claimable; `any_of` are kinds of which a claim left instances; `freed` are
         shared limits that were full before permits were given back; `opened` are kinds whose limits were changed.
+        `able` tells how many idle nodes can run one of some kinds, at most.
         """
         rules = await self._limit_rules.current()
         of_freed = {kind for name in freed if name in rules.limits for kind in rules.limits[name].kinds}
         limited = rules.kinds.keys() & {*ready, *any_of, *of_freed}
         if not limited and not opened:
             return _plain(ready, any_of)
-        more = await self._more_claims(rules, limited | set(opened), sorted(of_freed | set(opened)), idle)
+        more = await self._more_claims(rules, limited | set(opened), sorted(of_freed | set(opened)), idle, able)
         wanted: Wanted = []
         for kind, count in ready.items():
             more.want(wanted, {kind}, count)
@@ -71,7 +73,12 @@ class LimitedWakes:
         ]
 
     async def _more_claims(
-        self, rules: Rules, kinds: Collection[str], counted: Sequence[str], idle: Sequence[tuple[str, Entry]]
+        self,
+        rules: Rules,
+        kinds: Collection[str],
+        counted: Sequence[str],
+        idle: Sequence[tuple[str, Entry]],
+        able: Callable[[Set[str]], int],
     ) -> _MoreClaims:
         names = list(dict.fromkeys(name for kind in kinds for name in rules.shared(kind)))
         reads = [read for name in names for read in self._limit_rules.reads(name)]
@@ -83,16 +90,22 @@ class LimitedWakes:
         for kind, answer in zip(counted, answers[len(reads) :], strict=True):
             values = self._counts.summed(answer).get(self._keys.kind(kind))
             queued[kind] = 0 if values is None else max(0, values[READY])
-        return _MoreClaims(rules, states, Alarms(self._keys, idle, live), queued)
+        return _MoreClaims(rules, states, Alarms(self._keys, idle, live), queued, able)
 
 
 class _MoreClaims:
     """What limits leave to nodes that are woken."""
 
     def __init__(
-        self, rules: Rules, states: Mapping[str, LimitState], alarms: Alarms, queued: Mapping[str, int]
+        self,
+        rules: Rules,
+        states: Mapping[str, LimitState],
+        alarms: Alarms,
+        queued: Mapping[str, int],
+        able: Callable[[Set[str]], int],
     ) -> None:
         self._rules = rules
+        self._able = able
         self._states = states
         self._alarms = alarms
         self._left = {name: state.free for name, state in states.items()}
@@ -113,8 +126,11 @@ class _MoreClaims:
         return most
 
     def want(self, wanted: Wanted, kinds: set[str], count: int) -> None:
-        """Want nodes for instances of some kinds, as many as the limits allow."""
-        count = min(count, max(map(self.of, kinds), default=0))
+        """Want nodes for instances of some kinds: as many as the limits allow, and as are there.
+
+        Kinds without an idle node leave the room in a shared limit to others.
+        """
+        count = min(count, max(map(self.of, kinds), default=0), self._able(kinds))
         if count > 0:
             wanted.append((kinds, count))
             for name in {name for kind in kinds for name in self._rules.shared(kind)}:

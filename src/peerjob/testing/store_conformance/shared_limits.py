@@ -218,6 +218,14 @@ class SharedLimitRules(LimitSuite):
         await peer.commit(*map(outcome, claims))
         assert len(await self.woken(sleepers, 1)) <= 2
 
+    async def test_a_kind_without_idle_nodes_leaves_the_room_to_others(self, store: Store) -> None:
+        await self.limit(store, "a", "b", concurrency=2)
+        sleepers = [await self.join(store, kind, (kind,)) for kind in ("a", "b")]
+        for sleeper in sleepers:
+            assert await sleeper.take() == ()
+        await store.enqueue([*self.make.instances(3, kind="a"), *self.make.instances(1, kind="b")])
+        assert await self.woken(sleepers, 2) == ["a", "b"]
+
     async def test_more_concurrency_lets_more_go_at_once(self, store: Store) -> None:
         await self.limit(store, concurrency=1)
         await store.enqueue(self.make.instances(5))
