@@ -24,6 +24,10 @@ class Choices:
         """The incarnations that a reap marks as dead, of those whose leases have expired."""
         return incarnations
 
+    def left(self, ids: Sequence[str]) -> Sequence[str]:
+        """The claims that a leave hands back, of those that its incarnation holds. A reap can take back the others."""
+        return ids
+
     def reaped(self, ids: Sequence[str], limit: int) -> Sequence[str]:
         """The claims that a reap takes back, up to `limit` of those that dead incarnations hold."""
         return ids[:limit]

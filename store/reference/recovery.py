@@ -21,10 +21,11 @@ def leave(transaction: ReferenceTransaction, incarnation: str) -> int:
         return 0
     if not node.ended:
         _end_node(transaction, node, "left")
-    held = transaction.state.held_by(incarnation)
-    for instance in held:
-        _take_back(transaction, instance, node, node.info.name)
-    return len(held)
+    held = {instance.id: instance for instance in transaction.state.held_by(incarnation)}
+    left = transaction.choices.left(list(held))
+    for id in left:
+        _take_back(transaction, held[id], node, node.info.name)
+    return len(left)
 
 
 def reap(transaction: ReferenceTransaction, limit: int, *, reaper: str) -> list[Reaped]:

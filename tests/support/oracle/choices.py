@@ -27,6 +27,10 @@ class Chosen:
     """Whether a turn claims before it writes its outcomes."""
     fired_us: tuple[int, ...] = ()
     """The times of the fires; 0 if the call does not tell."""
+    beside_leave: bool = False
+    """Whether the call came beside a leave, which hands back one claim after the other."""
+    others: frozenset[str] = frozenset()
+    """The claims of the leaving incarnation that a reap took back meanwhile."""
     removes_all: bool = False
     """Whether the call removes all that it may remove, so that there is no choice."""
     may_remove: int = 0

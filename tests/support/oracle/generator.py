@@ -11,6 +11,7 @@ from peerjob.model.record import MAX_BATCH_BYTES, Action, StoreLimits
 from .fire_generator import HOUR, KINDS, OUTCOMES, TIMELY_WEIGHTS
 from .flow_generator import FLOW_LENGTH, FLOW_RACERS, FLOW_SHARES, FLOW_WEIGHTS, FlowGenerator
 from .limit_generator import LIMIT_WEIGHTS
+from .node_races import SHARE, node_race
 from .program import Op, Program
 
 OPERATIONS = 60
@@ -65,7 +66,7 @@ WEIGHTS = {
     "pass": 1.5,
 }
 
-# `leave` and `turn` are more than one step
+# `turn` is more than one step
 RACERS = ("commit", "commit", "claim", "cancel", "run_now", "enqueue", "reap", "add_lines", "fire")
 
 Given = dict[str, Any]
@@ -90,6 +91,7 @@ class Generator(FlowGenerator):
         if self.is_rated:
             self._focus["race"] = 0
         self._batches = random.Random(f"batches {seed}")
+        self._nodes = random.Random(f"nodes {seed}")
         self._hours = 0
         # some programs reach the limit of bytes of a claim with three instances
         if random.Random(f"sizes {seed}").random() < LARGE:
@@ -323,7 +325,8 @@ class Generator(FlowGenerator):
             ops = [op for op in ops if op[0] != "spawn"]
         # *Choice*: two reaps at once share the claims of a dead incarnation in any way
         later_reaps = [op for op in ops if op[0] == "reap"][1:]
-        return {"ops": [op for op in ops if op not in later_reaps], "pick": rng.randrange(8)}
+        given: Given = {"ops": [op for op in ops if op not in later_reaps], "pick": rng.randrange(8)}
+        return node_race(self._nodes, NODES) if self._nodes.random() < SHARE else given
 
     def _racer(self) -> list[Any]:
         """A call of a race. Its instance is that of the race."""

@@ -49,6 +49,11 @@ class Race:
         self._answers = await asyncio.gather(*calls)
         self._ended_us = now_us()
 
+    @property
+    def _reaped(self) -> frozenset[str]:
+        answers = (answer for made, answer in zip(self._mades, self._answers, strict=True) if made.verb == "reap")
+        return frozenset(id for answer in answers for id in chosen_by("reap", answer).reaped or ())
+
     async def judge(self, answer: Answer, compare: Compare, gone: Collection[str]) -> list[str]:
         """Find an order of the calls that explains the answers, and adopt it; otherwise the differences of each."""
         self._gone = gone
@@ -68,6 +73,9 @@ class Race:
         for number, place in enumerate(order):
             made, theirs = self._mades[place], self._answers[place]
             chosen = chosen_by(made.verb, theirs)
+            # *Choice*: a leave hands back one claim after the other; other calls come before and after each
+            chosen.beside_leave = any(other.verb == "leave" for other in self._mades)
+            chosen.others = self._reaped
             self._reference.follow(chosen)
             self._reference.note_empty(made)
             self._reference.at(now_us + (number if now_us < self._ended_us else 0))

@@ -60,7 +60,7 @@ class Followed(Choices):
         ]
         damaged = any(self._damaged.waiting[kind] and most > 0 for kind, most in want.kinds.items())
         chosen.objections += claim_objections(
-            due, want, chosen.claimed, list(ids), strict=self._strict, damaged=damaged
+            due, want, chosen.claimed, list(ids), strict=self._strict and not chosen.beside_leave, damaged=damaged
         )
         known = {one.id: one for one in due}
         for id in known.keys() & {*chosen.claimed}:
@@ -69,6 +69,10 @@ class Followed(Choices):
             left.use(known[id].kind)
         return [id for id in chosen.claimed if id in known]
 
+    def left(self, ids: Sequence[str]) -> Sequence[str]:
+        """The claims that no reap took back while the incarnation left."""
+        return [id for id in ids if id not in self._chosen.others]
+
     def reaped(self, ids: Sequence[str], limit: int) -> Sequence[str]:
         """The claims that the engine took back: as many as it may, in any order."""
         chosen, known = self._chosen, set(ids)
@@ -76,7 +80,7 @@ class Followed(Choices):
             return ids[:limit]
         if unknown := [id for id in chosen.reaped if id not in known]:
             chosen.objections.append(f"took back {unknown}, which no dead incarnation holds")
-        if len(chosen.reaped) != min(limit, len(ids)):
+        if len(chosen.reaped) != min(limit, len(ids)) and not chosen.beside_leave:
             chosen.objections.append(f"took back {chosen.reaped}, and dead incarnations hold {list(ids)}")
         # a race can let the engine take back two claims of one instance, of which each order has one
         return [id for id in dict.fromkeys(chosen.reaped) if id in known]

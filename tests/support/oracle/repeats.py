@@ -52,7 +52,7 @@ class Repeats:
 
     def note_race(self, mades: Collection[Made], at: float) -> None:
         """Keep the calls of a race, which can be sent again."""
-        self._done += [Sent(made, at) for made in mades if not made.once]
+        self._done += [Sent(made, at) for made in mades if not made.once and made.verb not in UNLIKE_AGAIN]
 
     def again(self, back: int, now: float) -> Made | None:
         """An earlier call, if its caller has not sent a later one of that verb."""

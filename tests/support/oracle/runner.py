@@ -341,8 +341,10 @@ class Lockstep:
             raise Found([f"stray: no hint tells of the room that the check has freed for kind {kind!r}"])
 
     async def _race(self, given: Given) -> None:
-        await self._read_schedules()
         first = 100_000 + 100 * self.verdict.at
+        if "node" in given:
+            await self._occupy(first, given)
+        await self._read_schedules()
         mades = [self._calls.made(first + number, verb, taken) for number, (verb, taken) in enumerate(given["ops"])]
         # an incarnation has one unanswered request of a verb at most
         mades = list({(made.verb, made.incarnation or number): made for number, made in enumerate(mades)}.values())
@@ -364,6 +366,24 @@ class Lockstep:
                 self._sleepers.may_be_idle(made.incarnation, made.want)
         self._repeats.note_race(mades, self._engine.clock.elapsed())
         self._note_late_callers(mades)
+
+    async def _occupy(self, first: int, given: Given) -> None:
+        """Give the node of a race claims, unless it has some, and perhaps let its lease end."""
+        node, known = given["node"], self._known
+        for number in (node, given["peer"]):
+            if not self._reference.is_alive(known.incarnation(number)):
+                await self._perform(first + 90 + number, Op("join", {"node": number, "kinds": [*KINDS]}))
+        if not known.held.get(known.incarnation(node)):
+            works = [{"n": 50 * first + place, "kind": KINDS[0], "spec": 8} for place in range(given["claims"])]
+            await self._perform(first + 80, Op("enqueue", {"works": works}))
+            claim = {"node": node, "kinds": dict.fromkeys(KINDS, 5), "limit": given["claims"]}
+            await self._perform(first + 81, Op("claim", claim))
+        if given["started"]:
+            report = {"of": "held", "pick": 0, "action": "report", "started": True}
+            await self._perform(first + 82, Op("commit", {"node": node, "outcomes": [report]}))
+        if given["lapsed"]:
+            over = {"node": node, "kinds": [*KINDS], "new": False, "over": True}
+            await self._perform(first + 83, Op("join", over))
 
     async def _rounds(self, given: Given) -> None:
         """Claim the first instance and hand it back, again and again, so that its history becomes long."""
