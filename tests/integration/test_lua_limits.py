@@ -633,6 +633,86 @@ async def test_an_enqueue_of_one_instance_does_at_its_gate_what_an_enqueue_of_ma
     assert scripts == [{"enqueue"}, {"enqueue", "enqueue_keyed"}]
 
 
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_an_enqueue_of_a_batch_does_at_its_gates_what_enqueues_of_one_do(
+    site: MakeSite, concurrency: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With instances of new, nearly full and full keys, and more waiting ones than the entry of a key can have."""
+    found: list[list[object]] = []
+    for cheap in (False, True):
+        here = site()
+        store: Any = await here.open(retry_for=0)
+        await store.publish_limits([KindLimits(kind="work", key_concurrency=concurrency)])
+        driver, used = store._driver, list[str]()
+        run = driver.run_durably
+
+        async def noting(*calls: Any, run: Any = run, used: list[str] = used) -> Any:
+            used.extend(name for name, _ in calls)
+            return await run(*calls)
+
+        monkeypatch.setattr(driver, "run_durably", noting)
+        batches = [
+            [here.make.instance(limit_key=key, key_concurrency=concurrency, priority=5) for key in keys.split()]
+            for keys in ("k k k2", "k k2 k2 k2", "k k k k k k", "k k k k k2", " ".join(["k2"] * 9))
+        ]
+        for part in batches if cheap else [[new] for batch in batches for new in batch]:
+            store._cheap_script = "enqueue_one" if cheap else ""
+            assert all(answer.is_new for answer in await store.enqueue(part))
+        assert set(used) == ({"enqueue_alike_keyed"} if cheap else {"enqueue"})
+        found.append(gate_of(here, [new for batch in batches for new in batch]))
+        for batch in batches:
+            assert all(answer.repeated for answer in await store.enqueue(batch))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("priority", "in_order"), [(4, True), (5, False)], ids=["better", "in no order"])
+async def test_a_batch_that_changes_places_or_is_in_no_order_has_the_general_enqueue(
+    site: MakeSite, priority: int, in_order: bool
+) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    (first,), others = keyed(here, 1), keyed(here, 2, priority=priority)
+    await store.enqueue([first])
+    await store.enqueue(others if in_order else others[::-1])
+    peer = await here.join(store)
+    for new in (*others, first) if priority < 5 else (first, *others):
+        claim = await peer.take_one()
+        assert claim.id == new.id
+        await peer.end(claim)
+
+
+async def test_a_batch_in_no_order_for_a_new_key_passes_by_id(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=2)])
+    batch = [here.make.instance(limit_key="k", key_concurrency=2) for _ in range(4)]
+    await store.enqueue(batch[::-1])
+    peer = await here.join(store)
+    assert [claim.id for claim in await peer.take(4)] == [new.id for new in batch[:2]]
+
+
+async def test_a_batch_for_the_general_enqueue_keeps_the_set_concurrency(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=20)])
+    assert await store.set_limit(LimitSetting(kind="work", numbers=LimitNumbers(concurrency=2)))
+    await store.enqueue([here.make.instance(limit_key="k", key_concurrency=20, tags=("a",)) for _ in range(8)])
+    with connect(here) as connected:
+        server: Any = connected
+        assert server.hget(here.key("n:work"), "k")[:12] == struct.pack(">III", 2, 20, 6)
+
+
+async def test_a_batch_with_limit_keys_wakes_an_idle_node(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    peer = await here.join(store)
+    await peer.take(1)
+    await store.enqueue(keyed(here, 2))
+    assert await hinted(peer) == ["work"]
+
+
 async def test_a_raised_key_admits_in_short_scripts(site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also an end of a claim lets only some of the waiting ones pass, so no script takes long."""
     here = site()

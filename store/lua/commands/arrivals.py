@@ -118,9 +118,13 @@ def plain_arguments(instance: NewInstance, node: str) -> tuple[Argument, ...] | 
 
 
 def alike_arguments(instances: Sequence[NewInstance], node: str) -> list[Argument] | None:
-    """Arguments of enqueue_alike.lua; None if the instances are not simple enough for it, or differ in more."""
+    """Arguments of enqueue_alike.lua, or of enqueue_alike_keyed.lua for instances with limit keys.
+
+    None if the instances are not simple enough for these scripts, or differ in more.
+    """
     first = instances[0]
     kind, priority, retention_us, max_crashes = first.kind, first.priority, first.retention_us, first.max_crashes
+    concurrency, is_keyed, size = first.key_concurrency, bool(first.limit_key), 3 if first.limit_key else 2
     members: list[Argument] = []
     for new in instances:
         if (
@@ -128,13 +132,16 @@ def alike_arguments(instances: Sequence[NewInstance], node: str) -> list[Argumen
             or new.priority != priority
             or new.retention_us != retention_us
             or new.max_crashes != max_crashes
-            or new.limit_key
+            or bool(new.limit_key) != is_keyed
+            or new.key_concurrency != concurrency
             or not is_plain(new)
         ):
             return None
-        members += (new.id, new.spec)
-    if len(set(members[::2])) < len(instances):
+        members += (new.id, new.spec, new.limit_key) if is_keyed else (new.id, new.spec)
+    if len(set(members[::size])) < len(instances):
         return None
+    if is_keyed:
+        members[:0] = (concurrency, _SIZE.pack(concurrency))
     return [kind, priority, *plain_record(kind, priority, retention_us, max_crashes, node), *members]
 
 

@@ -66,7 +66,8 @@ class LuaQueueCommands(LuaDurableCommands):
         try:
             if len(instances) > 1 and self._cheap_script == CHEAP_SCRIPTS[1]:
                 alike = alike_arguments(instances, node)
-                if alike is not None and (await self._run_durably(("enqueue_alike", alike)))[0]:
+                script = "enqueue_alike_keyed" if instances[0].limit_key else "enqueue_alike"
+                if alike is not None and (await self._run_durably((script, alike)))[0]:
                     return [Enqueued(instance.id, True) for instance in instances]
                 answered = alike is not None
             plain = plain_arguments(instances[0], node) if len(instances) == 1 and self._cheap_script else None

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 _PARTS = (
     *("base", "values", "keys", "kinds", "limits", "limit_wakes", "layouts"),
     *("heap", "record", "usual", "claims", "lease"),
-    *("gates", "gate_counts", "queue", "thread", "hints", "gate_usual", "gate_moves", "gate_pass", "slot", "aside"),
+    *("gates", "gate_counts", "queue", "thread", "hints"),
+    *("gate_usual", "gate_new", "gate_moves", "gate_pass", "slot", "aside"),
     *("claim_repeat", "claim_select", "claim_due", "claim_take", "claim_end"),
     *("outcome", "logs", "read_outcome", "takeback", "payloads", "pages"),
     *("arrival", "schedule", "ledger", "firing", "limit_rows"),

@@ -17,6 +17,16 @@ def test_a_batch_of_equal_instances_has_their_record_once() -> None:
     assert alike_arguments(batch, "node") == ["mail", -3, *record, first.id, b"spec", second.id, b"spec"]
 
 
+def test_a_batch_of_equal_instances_with_limit_keys_has_their_concurrency_once() -> None:
+    first, second = batch = [make.instance(limit_key=key, key_concurrency=2) for key in "ab"]
+    *_, concurrency, packed, one, spec, key, other, other_spec, other_key = alike_arguments(batch, "node") or []
+    assert (concurrency, packed) == (2, b"\0\0\0\2")
+    assert (one, spec, key) == (first.id, b"spec", "a")
+    assert (other, other_spec, other_key) == (second.id, b"spec", "b")
+    for third in (make.instance(limit_key="a", key_concurrency=3), make.instance(), first):
+        assert alike_arguments([first, third], "node") is None
+
+
 @pytest.mark.parametrize(
     "option",
     [

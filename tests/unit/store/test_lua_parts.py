@@ -101,6 +101,7 @@ def test_a_script_gets_what_it_names_and_nothing_else() -> None:
         grows = script.name in (
             "enqueue",
             "enqueue_alike",
+            "enqueue_alike_keyed",
             "enqueue_indexed",
             "enqueue_keyed",
             "enqueue_one",
