@@ -237,6 +237,13 @@ class Store(Limits, Durable, Protocol):
         """
         ...
 
+    async def get_ended(self, ids: Sequence[str]) -> list[Record | None]:
+        """`get` after "final" hints, for callers that waited for these instances when `watch_final` read them.
+
+        The record can be that of the moment of the end, also if the instance was removed since.
+        """
+        ...
+
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
         """Hint every transition, progress and log line as "change" to this incarnation for `ttl` seconds."""
         ...

@@ -108,12 +108,14 @@ class Waiters(BackgroundRole):
                 if register:
                     answers = await self._store.watch_final(self._incarnation(), part)
                 else:
-                    answers = await self._store.get(part)
+                    answers = await self._store.get_ended(part)
             except BaseException:
                 # `run` reads these instances when the role runs again after the error
                 self._new.update(ids[start:])
                 raise
             for id, answer in zip(part, answers, strict=True):
+                if not register and id in self._new:
+                    continue  # the record can be older than the latest waiter, for which the next round reads
                 if answer is None:
                     self._resolve(id, UnknownInstanceError(id))
                 elif isinstance(answer, Record):

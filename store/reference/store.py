@@ -456,6 +456,9 @@ class ReferenceStore(_Commands):
         with self._transaction() as transaction:
             return reading.get(transaction, ids)
 
+    async def get_ended(self, ids: Sequence[str]) -> list[Record | None]:
+        return await self.get(ids)
+
     async def lookup(self, query: Query) -> Page:
         with self._transaction() as transaction:
             return reading.lookup(transaction, query)

@@ -232,6 +232,9 @@ class CountingStore:
     async def get(self, ids: Sequence[str]) -> list[Record | None]:
         return await self._inner.get(ids)
 
+    async def get_ended(self, ids: Sequence[str]) -> list[Record | None]:
+        return await self._inner.get_ended(ids)
+
     async def lookup(self, query: Query) -> Page:
         return await self._inner.lookup(query)
 

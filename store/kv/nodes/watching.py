@@ -144,6 +144,13 @@ class WatchCommands(ReadCommands):
         }
         return [shown[id] for id in ids]
 
+    async def get_ended(self, ids: Sequence[str]) -> list[Record | None]:
+        known = self._own.take_records(ids)
+        missing = [id for id in ids if id not in known]
+        read = await self.get(missing) if missing else []
+        known.update(zip(missing, read, strict=True))
+        return [known[id] for id in ids]
+
     @retried
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
         ttl_us = round(ttl * 1_000_000)

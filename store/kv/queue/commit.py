@@ -228,7 +228,7 @@ class CommitCommands(LogCommands, RetentionCommands):
             wakeups.changed.append(update.id)
             if update.row.final:
                 context.uncache((update.id,))
-                context.own_hints.ended(update.id)
+                context.own_hints.ended(update.id, update.row)
                 if not update.stored.final:
                     ended[update.row.kind] = ended.get(update.row.kind, 0) + 1
             else:

@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 
+from peerjob.model.record import Record
 from peerjob.store.kv.format.base import Watch
+from peerjob.store.kv.format.rows import Row
+from peerjob.store.kv.format.views import to_record
 
 _MAX_WAITS = 10_000
+_MAX_RECORDS = 500
 
 
 class OwnHints:
@@ -22,6 +26,8 @@ class OwnHints:
         """Incarnation → the watch of its hints."""
         self._told: dict[str, dict[str, None]] = {}
         self._waits: dict[str, set[str]] = {}
+        self._records: dict[str, Record] = {}
+        """The records of ended instances for which an incarnation waits, unless parts have keys of their own."""
         self._idle: dict[str, tuple[Collection[str], int]] = {}
         """Incarnation → the kinds of its registration as idle (none while limits hold some back), and the revision."""
         self._woken: dict[str, str] = {}
@@ -83,11 +89,20 @@ class OwnHints:
         """Forget an instance that has ended."""
         self._waits.pop(id, None)
 
-    def ended(self, id: str) -> None:
+    def ended(self, id: str, row: Row) -> None:
         """Hint the end of an instance, whose transaction has deleted the registrations that `waiting` names."""
-        for hint in self.ends((id,)):
+        hints = self.ends((id,))
+        if hints and not (row.spec is None or row.has_out or row.has_progress):
+            if len(self._records) >= _MAX_RECORDS:
+                del self._records[next(iter(self._records))]
+            self._records[id] = to_record(id, row, row.spec, None, None)
+        for hint in hints:
             self.keep(*hint)
         self.forget(id)
+
+    def take_records(self, ids: Iterable[str]) -> dict[str, Record | None]:
+        """The records of ended instances that this store has written and not given yet, by id."""
+        return {id: self._records.pop(id) for id in ids if id in self._records}
 
     def has_left(self, incarnation: str) -> None:
         """Forget an incarnation that has left."""

@@ -32,6 +32,9 @@ class LuaReadCommands(LuaCommands):
         check_batch(len(ids))
         return await self._records(ids, await self._read(ids))
 
+    async def get_ended(self, ids: Sequence[str]) -> list[Record | None]:
+        return await self.get(ids)
+
     async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
         check_batch(len(ids))
         if not ids:

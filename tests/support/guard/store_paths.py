@@ -189,7 +189,7 @@ async def _lone(place: Place) -> Measured:
         await store.watch_final(worker.incarnation, [one.id])
         await store.turn(worker.incarnation, [*map(outcome, claimed.claims)], worker.want(10), request=make.request())
         assert [hint.id for hint in await store.next_hints(worker.incarnation, 5)] == [one.id]
-        await store.get([one.id])
+        await store.get_ended([one.id])
 
     return live
 

@@ -22,7 +22,19 @@ from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, lines_of, running_nodes, shared_url, states_of
 from support.records import logged
 
-VERBS = ["turn", "enqueue", "next_hints", "renew", "reap", "watch_final", "watch_changes", "get", "lookup", "health"]
+VERBS = [
+    "turn",
+    "enqueue",
+    "next_hints",
+    "renew",
+    "reap",
+    "watch_final",
+    "watch_changes",
+    "get",
+    "get_ended",
+    "lookup",
+    "health",
+]
 
 
 async def sleep(seconds: float) -> float:

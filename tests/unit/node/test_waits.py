@@ -79,7 +79,7 @@ async def test_waiters_are_read_again_before_the_poll_if_the_read_after_their_en
         instance = await web.schedule(SLEEP, 2)
         waiting = asyncio.ensure_future(instance.result())
         await clock.advance(1.5)
-        failing = flaky.fail("get", times=1)
+        failing = flaky.fail("get_ended", times=1)
         await clock.run(waiting)
         assert failing.met.is_set()
         assert clock.elapsed() < 2 + READ_AGAIN

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
 
-from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import Hint, StoreLimits
-from peerjob.store.kv.format.base import Applied, Compare, Delete, Found, Range, Transaction
+from peerjob.model.errors import StoreUnavailableError, UnknownInstanceError
+from peerjob.model.query import Filter
+from peerjob.model.record import Hint, Record, StoreLimits
+from peerjob.model.state import State
+from peerjob.node.manager.waiters import Waiters
+from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, Range, Transaction
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -23,8 +27,16 @@ class Counting(MemoryKeyValue):
     requests = 0
     before: Callable[[], Awaitable[None]] | None = None
     """Called before the next transaction."""
+    before_get: Callable[[], Awaitable[None]] | None = None
+    """Called before the next `get`."""
     loses_answer = False
     """Whether the answer to the next request is lost that ends a registration as idle."""
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        self.requests += 1
+        if self.before_get is not None:
+            await self.before_get()
+        return await super().get(keys)
 
     async def read(self, ranges: Sequence[Range]) -> list[Found]:
         self.requests += 1
@@ -101,12 +113,91 @@ async def test_a_lone_job_has_few_requests(nodes: Nodes) -> None:
         _, claimed = await peer.store.turn(peer.incarnation, ended, want, request=nodes.make.request())
         assert claimed.claims == ()
         assert await hinted(peer) == [Hint("final", added)]
+        (record,) = await peer.store.get_ended([added])
         counted.append(kv.requests)
+        assert record is not None
+        assert record.state is State.COMPLETED
+        assert [record] == await peer.store.get([added])
 
     await live()
     await live()
-    begin = counted[2]
+    begin = counted[2] + 1
     assert [count - begin for count in counted[3:]] == [1, 3, 6]
+
+
+async def ended(nodes: Nodes, peer: Peer, **options: Any) -> str:
+    """Add an instance for which a caller of the own store waits, and end it; returns its id."""
+    id = await nodes.add(peer)
+    (claim,) = await peer.take()
+    await peer.store.watch_final(peer.incarnation, [id])
+    await peer.end(claim, **options)
+    return id
+
+
+async def test_the_record_of_an_own_end_is_given_once(nodes: Nodes) -> None:
+    own, other = await nodes.node("own"), await nodes.node("other", idle=False)
+    id = await ended(nodes, own, result=b"result")
+    assert await other.store.clear_instances(Filter(), limit=10) == 1
+    (record,) = await own.store.get_ended([id])
+    assert record is not None
+    assert record.result == b"result"
+    assert await own.store.get_ended([id]) == [None]
+
+
+async def test_an_end_without_a_waiting_caller_leaves_no_record(nodes: Nodes) -> None:
+    own, other = await nodes.node("own"), await nodes.node("other", idle=False)
+    id = await nodes.add(own)
+    await own.end(await own.take_one())
+    assert await other.store.clear_instances(Filter(), limit=10) == 1
+    assert await own.store.get_ended([id]) == [None]
+
+
+async def test_a_large_result_of_an_own_end_is_read(nodes: Nodes) -> None:
+    own = await nodes.node("own")
+    large, small = await ended(nodes, own, result=b"x" * 100_000), await ended(nodes, own, result=b"y")
+    assert [record and record.result for record in await own.store.get_ended([large, small])] == [b"x" * 100_000, b"y"]
+
+
+async def test_the_records_of_own_ends_are_bounded(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peerjob.store.kv.write.own_hints._MAX_RECORDS", 2)
+    own, other = await nodes.node("own"), await nodes.node("other", idle=False)
+    ids = [await ended(nodes, own) for _ in range(3)]
+    assert await other.store.clear_instances(Filter(), limit=10) == 3
+    assert [record is None for record in await own.store.get_ended(ids)] == [True, False, False]
+
+
+async def test_a_caller_that_comes_after_the_end_reads_the_server(nodes: Nodes, clock: VirtualClock) -> None:
+    """It comes while the record of the end is on its way to an earlier caller."""
+    own, other = await nodes.node("own"), await nodes.node("other", idle=False)
+    waiters = Waiters(clock, own.store, lambda: own.incarnation)
+    kv, callers = nodes.requests["own"], list[asyncio.Task[Record]]()
+    ids = [await nodes.add(own) for _ in range(2)]
+    small, large = await own.take(2)
+    callers += [asyncio.create_task(waiters.final(id)) for id in ids]
+    waiters.start()
+    try:
+        await passes()
+        await own.commit(outcome(small), outcome(large, result=b"x" * 100_000))
+
+        async def come_late() -> None:
+            kv.before_get = None
+            assert await other.store.clear_instances(Filter(), limit=10) == 2
+            callers.append(asyncio.create_task(waiters.final(small.id)))
+            await asyncio.sleep(0)
+
+        kv.before_get = come_late
+        for id in ids:
+            waiters.ended(id)
+        await passes()
+        assert [type(caller.exception()) for caller in callers] == [UnknownInstanceError] * 3
+    finally:
+        await waiters.stop()
+
+
+async def passes() -> None:
+    """Let the event loop run what is ready."""
+    for _ in range(50):
+        await asyncio.sleep(0)
 
 
 async def test_an_own_node_is_woken_in_the_step_that_adds(nodes: Nodes) -> None:
@@ -214,8 +305,7 @@ async def test_an_own_hint_ends_the_wait(nodes: Nodes) -> None:
     waiting = asyncio.create_task(own.store.next_hints(own.incarnation, 5))
     await asyncio.sleep(0)
     await nodes.add(own)
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await passes()
     assert waiting.done()
     assert await waiting == [Hint("work", "")]
 

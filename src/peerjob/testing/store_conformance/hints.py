@@ -285,6 +285,7 @@ class HintRules(StoreSuite):
         else:
             await worker.end(claim, Action(ending))
         assert await self.hinted(waiter, "final", claim.id)
+        assert await store.get_ended([claim.id, self.make.id()]) == [*await store.get([claim.id]), None]
 
     async def test_a_poisoned_end_is_hinted(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1, max_crashes=0))
