@@ -54,6 +54,11 @@ def echo(value: Any) -> Any:
     return value
 
 
+def knows(context: Context = INJECTED) -> list[Any]:
+    """What the context tells a body about its instance."""
+    return [context.id, context.kind, context.attempt, context.deadline, context.schedule, context.nominal_at]
+
+
 def where() -> tuple[list[str], str]:
     return sys.path, str(Path.cwd())
 

@@ -61,6 +61,18 @@ async def ended(pid: int) -> None:
     await until(gone)
 
 
+async def test_a_body_in_a_process_knows_its_instance_and_its_schedule(node: Node) -> None:
+    schedule = await node.add_schedule(
+        Job("knows", bodies.knows, run_in="process", timeout=600, every="1h", name="hourly")
+    )
+    instance = await schedule.trigger()
+    assert instance is not None
+    id, kind, attempt, deadline, name, nominal = await instance.result(timeout=60)
+    assert [id, kind, attempt, name] == [instance.id, "knows", 1, "hourly"]
+    assert nominal == instance.nominal_at
+    assert deadline > nominal
+
+
 async def test_results_lines_and_progress_come_back(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     assert await (await node.schedule(PID)).result(timeout=60) != os.getpid()

@@ -441,6 +441,16 @@ async def test_a_kind_is_claimed_only_after_its_limits_are_published(clock: Virt
         assert await limits_of(node) == {}
 
 
+async def test_limits_that_the_store_did_not_take_are_published_again(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    async with running_node(store=flaky.store, clock=clock, workers=1) as node:
+        await clock.advance(10)
+        failing = flaky.fail("publish_limits", times=1)
+        node.register(Job("late", lambda: 1, limits=[A]))
+        assert await (await node.schedule("late")).result(10) == 1
+        assert failing.met.is_set()
+
+
 async def test_a_node_publishes_limits_again_that_the_store_cannot_read(clock: VirtualClock) -> None:
     """A limit that cannot be read lets all pass."""
     flaky = flaky_store(clock)

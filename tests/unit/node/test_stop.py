@@ -67,13 +67,16 @@ async def test_shrinking_lets_running_bodies_finish(clock: VirtualClock) -> None
 
 
 async def test_a_node_that_only_schedules_may_become_a_worker(clock: VirtualClock) -> None:
-    async with running_node(Job("body", Body(1)), clock=clock, workers=0) as node:
+    flaky = flaky_store(clock)
+    async with running_node(Job("body", Body(1)), clock=clock, store=flaky.store, workers=0) as node:
         instance = await node.schedule("body")
         await clock.advance(5)
         assert (await instance.refresh()).state is State.SCHEDULED
         assert node.workers() == []
+        assert flaky.calls["publish_descriptors"] == 0
         await node.resize_workers(1)
         assert await clock.run(instance.result()) == "done"
+        assert flaky.calls["publish_descriptors"] > 0
 
 
 async def test_drain_claims_nothing_more_and_waits_for_what_runs(clock: VirtualClock) -> None:

@@ -7,9 +7,13 @@ import contextlib
 import logging
 from typing import Any
 
+import pytest
+
 from peerjob import INJECTED, Context, Depends, Instance, Job, Node, Query, Recovered, Retry, Signal
 from peerjob.model.errors import PeerjobError
+from peerjob.node.manager import watchers
 from peerjob.testing import VirtualClock, drain, running_node
+from support.factories import flaky_store
 from support.kept import grown, kept
 
 GO = Signal("go", int)
@@ -113,3 +117,25 @@ async def test_a_node_keeps_nothing_of_what_has_ended(clock: VirtualClock) -> No
         for _ in range(2):
             await use(node, clock)
         assert grown(before, kept(node)) == {}
+
+
+async def test_what_a_node_remembers_for_its_streams_has_bounds(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchers, "MAX_FINAL", 3)
+    flaky = flaky_store(clock)
+    async with running_node(PLAIN, clock=clock, store=flaky.store) as node:
+        watching = asyncio.ensure_future(_watch(node, Query(kind="plain")))
+        await clock.advance(1)
+        for _ in range(5):
+            await clock.run((await node.schedule(PLAIN)).wait())
+            await clock.advance(0.1)
+        assert kept(node)["Watchers.final"] == 3
+        monkeypatch.setattr(watchers, "MAX_WAITING", 4)
+        flaky.stall("get", "lookup")
+        await node.schedule_many(PLAIN.call() for _ in range(6))
+        await clock.advance(2)
+        assert kept(node)["Watchers.changed"] == 4
+        flaky.heal()
+        watching.cancel()
+        await asyncio.wait([watching])

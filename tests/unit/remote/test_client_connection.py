@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from peerjob import (
     NodeUnavailableError,
     OptionError,
     PayloadTooLargeError,
+    PeerjobError,
     Query,
     RemoteError,
     Role,
@@ -57,6 +59,8 @@ class Stub:
         self.requests: list[bytes] = []
         self.answer: Callable[[str, Any], Any] | None = None
         self.hangs = False
+        self.hanging: list[str] = []
+        """The open calls of a server that hangs."""
         self.probed = asyncio.Semaphore(0)
         """Released whenever it was asked whether it is there."""
         self.port = 0
@@ -64,7 +68,11 @@ class Stub:
     async def _serve(self, name: str, request: bytes, context: Any) -> bytes:
         if self.hangs:
             self.calls.append(name)
-            await asyncio.Event().wait()
+            self.hanging.append(name)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.hanging.remove(name)
         if name == "GetVersion":
             self.probed.release()
             return pb.VersionResponse(version="stub").SerializeToString()
@@ -644,6 +652,35 @@ async def test_a_node_that_hung_is_avoided_while_another_can_be_asked(stub: Stub
         assert [await client.count(), await client.count()] == [7, 7]
         assert stub.calls == ["CountInstances", "GetVersion"]
         assert other.calls == ["CountInstances"] * 3
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_call_that_went_on_elsewhere_ends_at_the_node_that_hangs(stub: Stub) -> None:
+    async with served(WORK) as (_, server), Client(f"{stub.target},{server.target}", timeout=120) as client:
+        stub.hangs = True
+        assert await client.count() == 0
+        assert stub.calls == ["CountInstances", "GetVersion"]
+        await until(lambda: not stub.hanging, 20)
+
+
+async def test_a_node_that_answers_with_an_error_is_not_asked_whether_it_is_there(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MAX_SILENCE", 60.0)
+
+    async def not_found(_name: str, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.NOT_FOUND, "none")
+        raise AssertionError
+
+    async with Stub().listening() as other, Unasked(f"{stub.target},{other.target}", timeout=120) as client:
+        stub.answer = not_found
+        await stub.probed.acquire()  # by the start
+        client._connection._nodes[0]._last_answer = -math.inf  # pyright: ignore[reportPrivateUsage]
+        for act in (client.count, lambda: client.pause_schedule("none")):
+            with pytest.raises(PeerjobError):
+                await act()
+        assert stub.calls == ["CountInstances", "PauseSchedule"]
+        assert stub.probed.locked()
 
 
 async def test_another_node_has_the_time_that_is_left(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
