@@ -210,6 +210,7 @@ async def test_what_goes_along_with_many_steps_needs_all_of_them(
     guards = [Compare(mark, below="6"), Compare(f"{root}guard", mod=1 if fails == "guard" else 0)]
     applied = await kv.txn(transactions, also, guards)
     assert [answer is None for answer in applied.answers] == [fails in (number, "guard") for number in range(40)]
+    assert applied.refused is (fails == "guard")
     for number, answer in enumerate(applied.answers):
         if answer is not None:
             assert [key for key, _ in answer[0].items] == [f"{root}{number}"]
