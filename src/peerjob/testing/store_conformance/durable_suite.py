@@ -7,7 +7,7 @@ from typing import Unpack
 import pytest
 
 from peerjob.model.durable import SIGNAL_MARK, Need, Step, Wait
-from peerjob.model.query import Query
+from peerjob.model.query import Filter, Query
 from peerjob.model.record import Ack, Claim, Enqueued, Held, NewChild, Record, StoreLimits
 from peerjob.model.run_now import RunNow, RunNowAnswer
 from peerjob.model.state import State
@@ -115,7 +115,8 @@ class DurableSuite(StoreSuite):
         for peer in peers:
             await store.leave(peer.incarnation)
         await self.settle(store)
-        await store.clear()
+        while await store.clear_instances(Filter()):  # `clear` would hide what an end leaves
+            pass
         await store.expire(100)
         await self.assert_nothing_left(store)
 

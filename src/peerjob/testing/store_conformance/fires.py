@@ -74,12 +74,22 @@ class FiringRules(ScheduleSuite):
         await self.done(store, self.a_fire(row))
         assert await self.woken(sleepers, 1) == ["able"]
 
-    async def test_a_new_instance_is_a_change(self, store: Store) -> None:
-        row = await self.schedule(store)
-        peer = await self.join(store)
-        await store.watch_changes(peer.incarnation, 60)
-        (record,) = await self.done(store, self.a_fire(row))
-        assert await self.hinted(peer, "change", record.instance)
+    @pytest.mark.parametrize("runs", [False, True])
+    async def test_a_new_instance_and_one_that_it_replaces_are_changes(self, store: Store, runs: bool) -> None:
+        await self.schedule(store)
+        watcher, worker = await self.join(store, "watcher"), await self.join(store)
+        await store.watch_changes(watcher.incarnation, 60)
+        first = await self.fired(store, overlap=Overlap.REPLACE)
+        assert await self.hinted(watcher, "change", first.instance)
+        if runs:
+            await worker.take_one()
+            assert await self.hinted(watcher, "change", first.instance)
+        second = await self.fired(store, 1, overlap=Overlap.REPLACE)
+        told: set[str] = set()
+        while not told >= {first.instance, second.instance}:
+            hints = await self.hints(watcher, self.patience)
+            assert hints, told
+            told.update(hint.id for hint in hints if hint.what == "change")
 
     @pytest.mark.parametrize("outcome", [MISSED, COALESCED, SKIPPED, PAUSED])
     async def test_other_outcomes_make_none(self, store: Store, outcome: FireOutcome) -> None:

@@ -332,17 +332,19 @@ class HintedClaimRules(StoreSuite):
 
     async def test_a_withdrawn_claim_returns_and_wakes_a_peer(self, store: Store) -> None:
         peer = await self.sleeper(store)
-        other = await self.join(await self.open(), "other")
+        other, watcher = await self.join(await self.open(), "other"), await self.join(store, "watcher", ())
         (new,) = self.make.instances(1)
         await store.enqueue([new])
         request = self.make.request()
         _, claimed = await self.hinted_claim(peer, 0, request=request)
         assert claimed is not None
         assert (await other.claim()).claims == ()
+        await store.watch_changes(watcher.incarnation, 60)
         await self.withdraw(peer, request)
         if not self.claims_wait:
             await peer.end(claimed.claims[0], Action.HAND_BACK)
         assert await self.hinted(other, "work")
+        assert await self.hinted(watcher, "change", new.id)
         record = await self.read(store, new.id)
         assert (record.state, record.attempts, record.owner) == (State.SCHEDULED, 0, "")
         assert (await other.take_one()).id == new.id

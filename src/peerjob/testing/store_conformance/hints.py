@@ -10,7 +10,7 @@ from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer, outcome
 
-from .suite import StoreSuite
+from .suite import PLAIN_ACTIONS, StoreSuite
 
 
 class HintRules(StoreSuite):
@@ -361,12 +361,32 @@ class HintRules(StoreSuite):
         await store.cancel([new.id], request=self.make.request())
         assert await self.hinted(watcher, "change", new.id)
 
-    async def test_a_watcher_sees_that_claims_were_taken_back(self, store: Store) -> None:
-        watcher, worker = await self.join(store, "watcher"), await self.join(store, "worker")
+    @pytest.mark.parametrize(
+        "change",
+        [
+            *("add_lines", "turn", "cancel by the user", "leave", "reap"),
+            *(action.value for action in PLAIN_ACTIONS if action is not Action.RELEASE),
+        ],
+    )
+    async def test_a_watcher_sees_each_change_of_what_runs(self, store: Store, change: str) -> None:
+        watcher = await self.join(store, "watcher")
+        worker = await (self.join_briefly if change == "reap" else self.join)(store, "worker")
         await store.enqueue(self.make.instances(1))
         claim = await worker.take_one()
         await store.watch_changes(watcher.incarnation, 60)
-        await store.leave(worker.incarnation)
+        match change:
+            case "add_lines":
+                await store.add_lines(claim.id, [self.make.line("line")])
+            case "turn":
+                await store.turn(worker.incarnation, [outcome(claim)], worker.want(1), request=self.make.request())
+            case "cancel by the user":
+                await store.cancel([claim.id], request=self.make.request())
+            case "leave":
+                await store.leave(worker.incarnation)
+            case "reap":
+                await self.reap(watcher)
+            case _:
+                await worker.end(claim, Action(change), logs=(self.make.line("line"),))
         assert await self.hinted(watcher, "change", claim.id)
 
     async def test_a_watch_ends(self, store: Store) -> None:

@@ -228,6 +228,17 @@ class CascadeRules(DurableSuite, ScheduleSuite):
         assert await worker.end(body) is Ack.CANCELLED
         assert await self.counts(flows) == {State.CANCELLED: 6, State.TERMINATED: 1}
 
+    async def test_a_watcher_sees_a_new_child_and_its_cancel(self, flows: Store) -> None:
+        watcher, peer = await self.join(flows, "watcher", ()), await self.join(flows)
+        claim = await self.running(flows, peer)
+        await flows.watch_changes(watcher.incarnation, 60)
+        child = self.child()
+        await self.spawn(peer, claim, child)
+        assert await self.hinted(watcher, "change", child.instance.id)
+        await peer.end(claim)
+        await self.settle(flows)
+        assert await self.hinted(watcher, "change", child.instance.id)
+
     async def test_it_goes_through_all_generations(self, flows: Store) -> None:
         peer = await self.join(flows)
         claims = [await self.parent(peer)]

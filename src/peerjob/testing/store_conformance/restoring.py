@@ -54,6 +54,14 @@ class RestoreRules(DurableSuite):
         await self.remove_all(flows, peer)
         assert await self.steps(flows, claim.id) == {}
 
+    async def test_a_watcher_sees_each_part(self, flows: Store) -> None:
+        watcher = await self.join(flows, kinds=())
+        await flows.watch_changes(watcher.incarnation, 60)
+        first = self.moved(more={"open": True})
+        for part in (first, Restored(instance=first.instance)):
+            await self.restore(flows, part)
+            assert await self.hinted(watcher, "change", first.instance.id)
+
     async def test_the_same_call_again_changes_nothing(self, flows: Store) -> None:
         peer = await self.join(flows)
         restored, other = self.moved(more={"steps": STEPS}), self.moved(more={"wait": APPROVAL})
