@@ -5,7 +5,11 @@ import pytest
 from support.oracle.soaking import findings
 from support.searches import cases
 
-SEEDS = {"redis": [345018, *range(201, 215)], "valkey": range(301, 315), "etcd": [212, *range(401, 408), 935003]}
+SEEDS = {
+    "redis": [345018, *range(201, 215)],
+    "valkey": range(301, 315),
+    "etcd": [212, *range(401, 408), 935003, 380007],
+}
 
 
 @pytest.mark.search

@@ -198,6 +198,7 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
             learn,
             ids=tuple(outcome.id for outcome, _ in outcomes),
             logged=tuple(outcome.id for outcome, _ in outcomes if outcome.logs),
+            releases=any(outcome.action is Action.RELEASE for outcome, _ in outcomes),
             reports=self._reports(outcomes),
             moves=True,
             removes=True,

@@ -46,6 +46,8 @@ class Made:
     """The instances whose outcomes do not tell that they are linked, in a call that also claims."""
     reports: Mapping[int, Outcome] = field(default_factory=dict[int, Outcome])
     """The outcomes that are reports, by their places."""
+    releases: bool = False
+    """Whether an outcome is RELEASE, which only reports while its instance runs."""
     empty: set[int] = field(default_factory=set[int])
     """The places of those that wrote nothing when the call came first; see `Reference.note_empty`."""
 

@@ -100,11 +100,15 @@ def _as_first(ours: list[Ack], theirs: list[Ack], first: Any) -> list[Ack]:
     ]
 
 
+_ENDED_SINCE = {(Ack.DONE, Ack.LOST), (Ack.DONE, Ack.CANCELLED), (Ack.CANCELLED, Ack.LOST)}
+"""The first answer to a report, and another one after the claim was cancelled or has ended."""
+
+
 def _anew(made: Made, ours: list[Ack], theirs: list[Ack], how: str) -> list[Ack]:
     """The answers to a commit. *Choice*: a repeated report of nothing can be answered as its claim is now."""
     places = made.empty if how in REPEATED else set[int]()
     return [
-        our if place in places and our is Ack.DONE and their in (Ack.LOST, Ack.CANCELLED) else their
+        our if place in places and (our, their) in _ENDED_SINCE else their
         for place, (our, their) in enumerate(zip(ours, theirs, strict=True))
     ]
 

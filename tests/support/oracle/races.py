@@ -123,10 +123,10 @@ _READ = Made(AFTER_RACE, _read)
 
 
 async def _records(store: Store, known: Known, logged: Collection[str]) -> dict[str, Any]:
-    """What tells most about the state: all records, and what is due."""
+    """What tells most about the state: all records, what is due, and which nodes are alive."""
     # a read of all counters corrects them if the answer to a request never came
     counts = (await store.health()).counts
-    found: dict[str, Any] = {"counts": without_zeros(counts), "due": await store.due()}
+    found: dict[str, Any] = {"counts": without_zeros(counts), "due": await store.due(), "nodes": await store.nodes()}
     if known.flowing:
         found |= await flows_of(store, known.instances)
     if known.limited:

@@ -266,6 +266,8 @@ class Reference:
     def _is_empty(self, report: Outcome) -> bool:
         """Whether a report has nothing that its instance does not have."""
         instance = self._state.instances.get(report.id)
+        if instance is not None and instance.releasing:
+            return True  # it was cancelled, so nothing is written
         if instance is None or report.logs or report.progress is not None or report.started > instance.started:
             return False
         return all(step.name in instance.steps for step in report.steps) and not any(

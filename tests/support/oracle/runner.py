@@ -288,8 +288,8 @@ class Lockstep:
             return
         made = sent.made
         reports = self._known.flowing and self._reference.running() & {*made.ids}
-        if made.verb == "commit" and (made.logged or reports):
-            # *Choice*: an engine still knows an earlier commit that comes late, or writes its reports and lines again
+        if made.verb == "commit" and (made.logged or made.releases or reports):
+            # *Choice*: an engine still knows an earlier commit that comes late, or does again what does not end a claim
             return
         await self._exchange(sent.made, "late", sent.answer)
 
@@ -332,6 +332,8 @@ class Lockstep:
         # *Choice*: the hint can go to an idle incarnation whose lease is over, until it is reaped
         able = [incarnation for incarnation in known if not self._reference.has_ended(incarnation)]
         await self._sleepers.drain(self._engine.store, able)
+        if claim.want is not None:
+            self._sleepers.may_be_idle(claim.incarnation, claim.want)
         check = self._calls.made(number, "check_limits", {})
         freed, wanted = await answer(check.call, self._theirs), await answer(check.call, self._ours)
         if freed != wanted + view.remaining:

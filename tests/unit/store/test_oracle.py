@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from peerjob.model.firing import Fire, FireAnswer, FireOutcome, FireRecord, FireStatus, SchedulePut
-from peerjob.model.record import StoreLimits, Transition
+from peerjob.model.record import Action, StoreLimits, Transition
 from peerjob.model.state import State
 from peerjob.store.kv.format.rows import Row, extended
 from peerjob.store.kv.queue import commit
 from peerjob.testing.clock import VirtualClock
-from peerjob.testing.factories import Factory, Peer
+from peerjob.testing.factories import Factory, Peer, outcome
 from support.oracle import moments
 from support.oracle.choices import Chosen, chosen_by
 from support.oracle.clocks import ShiftedClock
@@ -25,7 +25,7 @@ from support.oracle.reference import Reference
 from support.oracle.soaking import findings, judge, smaller
 from support.searches import cases
 
-MEMORY_SEEDS = [935003, 370056, 8099, 120157, 121227, *range(1, 47)]
+MEMORY_SEEDS = [935003, 370056, 390040, 390001, 380150, 380074, 380029, 8099, 120157, 121227, *range(1, 41)]
 SQLITE_SEEDS = range(101, 121)
 
 
@@ -109,6 +109,23 @@ def test_the_repeat_of_a_known_fire_may_be_stale_only_if_the_first_answer_was_gi
 
     assert compared("cancelled") == ([known], [known])
     assert compared("") == ([known], [stale])
+
+
+async def test_a_report_of_a_cancelled_instance_writes_nothing(clock: VirtualClock) -> None:
+    reference, make = Reference(StoreLimits(), strict=True), Factory(clock)
+    peer = await Peer(store=reference.store, info=make.node("peer"), make=make).join()
+    await reference.store.enqueue([make.instance()])
+    report = outcome(await peer.take_one(), Action.REPORT, progress=b"half")
+
+    async def call(side: Side) -> None:
+        return None
+
+    made = Made("commit", call, reports={0: report})
+    reference.note_empty(made)
+    assert made.empty == set()
+    await reference.store.cancel([report.id], request="cancel")
+    reference.note_empty(made)
+    assert made.empty == {0}
 
 
 async def test_no_call_is_near_a_moment_at_which_something_changes_by_itself(
