@@ -263,7 +263,7 @@ async def test_the_error_of_a_missing_table_names_this_table(base: Base, table: 
 async def test_rows_in_another_database_than_the_relays_are_warned_of(
     base: Base, make_node: MakeNode, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    other = create_engine(f"sqlite:///{tmp_path}/other.db")
+    other, third = (create_engine(f"sqlite:///{tmp_path}/{name}.db") for name in ("other", "third"))
     async with make_node(base):
         await asyncio.sleep(0)
         for _ in range(2):
@@ -272,7 +272,11 @@ async def test_rows_in_another_database_than_the_relays_are_warned_of(
                 outbox.schedule(connection, job.call(4))
         with base.engine.begin() as connection:
             outbox.schedule(connection, job.call(4))
-    other.dispose()
+    with third.begin() as connection:  # the relay has ended
+        outbox.create_table(connection)
+        outbox.schedule(connection, job.call(4))
+    for one in (other, third):
+        one.dispose()
     warnings = [line for line in told(caplog) if "no relay may send" in line]
     assert len(warnings) == 1
     assert "other.db" in warnings[0]

@@ -184,6 +184,20 @@ async def test_a_timeout_begins_when_the_body_does(monkeypatch: pytest.MonkeyPat
     assert 0 < await instance.result(timeout=60) <= 600
 
 
+async def test_a_process_that_imported_an_older_module_ends(
+    monkeypatch: pytest.MonkeyPatch, node: Node, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "reloaded.py").write_text("import os\n\ndef body():\n    return os.getpid()\n")
+    pids: list[int] = []
+    for kind in ("before", "after"):
+        sys.modules.pop("reloaded", None)
+        job = Job(kind, importlib.import_module("reloaded").body, run_in="process")
+        pids.append(await (await node.schedule(job)).result(timeout=60))
+    assert pids[0] != pids[1]
+    await ended(pids[0])
+
+
 async def test_an_import_that_never_ends_fails_the_attempt(
     monkeypatch: pytest.MonkeyPatch, node: Node, tmp_path: Path
 ) -> None:

@@ -571,16 +571,26 @@ async def test_a_body_that_has_ended_is_not_run_again_because_its_resources_hang
     assert runs == [1]
 
 
-async def test_a_timeout_while_resources_close_changes_nothing(clock: VirtualClock) -> None:
-    async def slow_to_close() -> AsyncGenerator[None]:
-        yield
-        await asyncio.sleep(10)
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_timeout_while_resources_close_changes_nothing(clock: VirtualClock, fails: bool) -> None:
+    closed: list[float] = []
 
-    async def body(x: None = Depends(slow_to_close)) -> str:
-        return "done"
+    async def slow_to_close() -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            await asyncio.sleep(10)
+            closed.append(clock.elapsed())
+
+    async def body(x: None = Depends(slow_to_close)) -> None:
+        if fails:
+            raise ValueError
 
     async with running_node(Job("body", body, timeout=5), clock=clock) as node:
-        assert await clock.run((await node.schedule("body")).result()) == "done"
+        instance = await node.schedule("body")
+        await clock.run(instance.wait())
+        assert (await instance.refresh()).state is (State.TERMINATED if fails else State.COMPLETED)
+        assert len(closed) == 1
 
 
 async def test_resources_that_never_close_are_given_up(clock: VirtualClock) -> None:
