@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from peerjob.store.kv.format.base import Put, Transaction
-from peerjob.store.sqlite.requests import request_of
+from peerjob.store.sqlite.requests import Request, request_of
 from peerjob.store.sqlite.session import Session
 from peerjob.store.sqlite.watch import SqliteWatch
 from peerjob.testing import VirtualClock
@@ -23,11 +23,7 @@ async def test_a_process_rings_those_that_watch_the_key(
         cleanup.callback(watcher.close)
         cleanup.callback(writer.close)
         watcher.register([SqliteWatch(("test/watched/",), 0, lambda _: None)])
-        put = request_of(
-            lambda transaction, _: transaction.apply([Transaction([], [Put(key, b"")])], None, ()),
-            writes=True,
-            durable=False,
-        )
+        put = _put(key)
         writer.write([put], [])
 
         assert put.error is None
@@ -46,15 +42,39 @@ async def test_a_process_that_has_ended_is_registered_no_more(tmp_path: Path, cl
             session.register([SqliteWatch(("test/watched/",), 0, lambda _: None)])
         ended.close()
         assert _registered(path) == 2
-        put = request_of(
-            lambda transaction, _: transaction.apply([Transaction([], [Put("test/watched/a", b"")])], None, ()),
-            writes=True,
-            durable=False,
-        )
+        put = _put("test/watched/a")
         writer.write([put], [])
         writer.register([])
         assert watcher.heard()
         assert _registered(path) == 1
+
+
+@pytest.mark.parametrize("ticks", [False, True])
+async def test_a_watch_tells_what_its_own_process_put_once(tmp_path: Path, clock: VirtualClock, ticks: bool) -> None:
+    """Neither when another process has put a key, nor after the look of each second has found nothing."""
+    path = tmp_path / "a.db"
+    with contextlib.ExitStack() as cleanup:
+        own, other = (Session(path, f"sqlite://{path}", clock) for _ in range(2))
+        cleanup.callback(own.close)
+        cleanup.callback(other.close)
+        watch = SqliteWatch(("test/watched/",), own.revision, lambda _: None)
+        own.register([watch])
+        own.tick([watch])
+        own.write([_put("test/watched/own")], [watch])
+        assert await watch.changed(0) == {"test/watched/own": b""}
+        if ticks:
+            own.tick([watch])
+        other.write([_put("test/watched/other")], [])
+        own.look([watch])
+        assert await watch.changed(0) == {"test/watched/other": b""}
+
+
+def _put(key: str) -> Request:
+    return request_of(
+        lambda transaction, _: transaction.apply([Transaction([], [Put(key, b"")])], None, ()),
+        writes=True,
+        durable=False,
+    )
 
 
 def _registered(path: Path) -> int:
