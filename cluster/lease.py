@@ -16,7 +16,7 @@ from peerjob.model.record import Renewed
 from peerjob.store.base import Liveness
 
 from .answer_limit import AnswerLimit
-from .loop_thread import EndOfThread, run_here
+from .loop_thread import EndOfThread, resting, run_here
 from .role import Watchdog
 
 logger = logging.getLogger("peerjob.cluster")
@@ -252,7 +252,7 @@ class Lease:
                 self._check_trust()
                 left = self._until_next(began)
                 ask = self._loop.call_later(max(left / 2, left - LOOP_ANSWERS), self._ask)
-                with contextlib.suppress(TimeoutError):
+                with contextlib.suppress(TimeoutError), resting(self._loop):
                     await asyncio.wait_for(self._woken.wait(), left)
                 ask.cancel()
             if self._is_orphan and self._farewell is not None:

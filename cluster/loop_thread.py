@@ -13,14 +13,18 @@ import functools
 import queue
 import select
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple, Unpack
 
 from peerjob.model.errors import NodeStateError
 
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
+
 P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 MAX_THREADS = 32
 
@@ -113,16 +117,52 @@ def _resolve(future: Future[T], work: Callable[[], T]) -> None:
         future.set_result(result)
 
 
-def new_loop() -> asyncio.AbstractEventLoop:
-    """A new event loop whose default executor works until the process ends."""
-    loop = asyncio.new_event_loop()
+class QuietLoop(asyncio.SelectorEventLoop):
+    """An event loop that can rest. Meanwhile, it does not watch the sockets that other libraries let it watch.
+
+    gRPC lets all event loops of a process watch one socket, and each of its events wakes all of them. A loop that
+    watches it for nothing also takes events of the others, and passes them on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watched: dict[FileDescriptorLike, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
+
+    def add_reader(self, fd: FileDescriptorLike, callback: Callable[[Unpack[Ts]], Any], *args: *Ts) -> None:
+        self._watched[fd] = callback, args
+        super().add_reader(fd, callback, *args)
+
+    def remove_reader(self, fd: FileDescriptorLike) -> bool:
+        self._watched.pop(fd, None)
+        return super().remove_reader(fd)
+
+    @contextlib.contextmanager
+    def resting(self) -> Generator[None]:
+        """Watch no such socket until the `with` block ends: this loop waits for no answer."""
+        for fd in self._watched:
+            super().remove_reader(fd)
+        try:
+            yield
+        finally:
+            for fd, (callback, args) in self._watched.items():
+                super().add_reader(fd, callback, *args)
+
+
+def resting(loop: asyncio.AbstractEventLoop) -> contextlib.AbstractContextManager[None]:
+    """See `QuietLoop.resting`; nothing on any other loop."""
+    return loop.resting() if isinstance(loop, QuietLoop) else contextlib.nullcontext()
+
+
+def new_loop(*, quiet: bool = False) -> asyncio.AbstractEventLoop:
+    """A new event loop whose default executor works until the process ends; with `quiet`, one that can rest."""
+    loop = QuietLoop() if quiet else asyncio.new_event_loop()
     loop.set_default_executor(LastingExecutor())
     return loop
 
 
 def run_here(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on a new loop in this thread, like `asyncio.run`, which needs a thread to close the loop."""
-    loop = new_loop()
+    loop = new_loop(quiet=True)
     try:
         loop.run_until_complete(main)
     finally:

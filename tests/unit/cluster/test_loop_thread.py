@@ -1,0 +1,131 @@
+"""Event loops in threads: they rest between their calls, because gRPC lets each loop watch the events of all."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from peerjob.cluster.lease import Lease
+from peerjob.cluster.loop_thread import QuietLoop, resting, run_here
+from peerjob.model.clock import SystemClock
+from peerjob.model.errors import LayoutError
+from peerjob.model.record import Renewed, StoreLimits
+from peerjob.store.base import Liveness
+from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.data import MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue
+from peerjob.testing.factories import Factory
+from support.waiting import PATIENCE, until
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    near, far = socket.socketpair()
+    with near, far:
+        yield near, far
+
+
+async def passes() -> None:
+    """Let the event loop look at its sockets."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_a_loop_that_rests_leaves_the_sockets_of_others_alone(pair: Pair) -> None:
+    near, far = pair
+    seen: list[bytes] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, QuietLoop)
+        loop.add_reader(near, lambda: seen.append(near.recv(1)))
+        with resting(loop):
+            far.send(b"1")
+            await passes()
+            assert seen == []
+        await passes()
+        assert seen == [b"1"]
+        with resting(loop):
+            loop.remove_reader(near)
+        far.send(b"2")
+        await passes()
+        assert seen == [b"1"]
+
+    run_here(main())
+
+
+class Watching:
+    """The connection of a lease, whose event loop also watches a socket, as gRPC lets it do."""
+
+    def __init__(self, inner: Liveness, near: socket.socket) -> None:
+        self._inner = inner
+        self._near = near
+        self.renews = False
+        self.seen: list[bool] = []
+        """For each event of the socket, whether a renewal was in flight."""
+        self.close, self.withdraw = inner.close, inner.withdraw
+
+    async def open(self, wake: Callable[[], None] | None = None) -> None:
+        await self._inner.open(wake)
+        asyncio.get_running_loop().add_reader(self._near, self._read)
+
+    def _read(self) -> None:
+        self._near.recv(1)
+        self.seen.append(self.renews)
+
+    async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
+        self.renews = True
+        try:
+            await passes()
+            return await self._inner.renew(
+                incarnation, ttl_us=ttl_us, running=running, count=count, fences_digest=fences_digest
+            )
+        finally:
+            self.renews = False
+
+
+class Heard:
+    """The node of a lease."""
+
+    renewals = 0
+
+    def lease_summary(self) -> tuple[int, int, int]:
+        return 0, 0, 0
+
+    def lease_renewed(self, incarnation: str, reply: Renewed) -> None:
+        self.renewals += 1
+
+    def renewal_failed(self) -> None: ...
+
+    def lease_dead(self, incarnation: str) -> None: ...
+
+    def trust_ended(self) -> None: ...
+
+    def trust_returned(self) -> None: ...
+
+    def layout_changed(self, error: LayoutError) -> None: ...
+
+
+async def test_between_renewals_the_thread_of_a_lease_does_not_wake_for_others(pair: Pair) -> None:
+    near, far = pair
+    clock, heard = SystemClock(), Heard()
+    kv = MemoryKeyValue(MemoryData(), clock)
+    store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    node, watching = Factory(clock).node(), Watching(store.liveness(), near)
+    await store.join(node, ttl_us=60_000_000)
+    lease = Lease(clock=clock, ttl=60, liveness=lambda: watching, listener=heard)
+    lease.begin(node.incarnation, clock.elapsed())
+    lease.start()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await until(lambda: heard.renewals)
+            far.send(b"1")
+            await until(lambda: heard.renewals > 1)
+    finally:
+        await lease.stop()
+    assert watching.seen == [True]
