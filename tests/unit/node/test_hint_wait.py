@@ -174,6 +174,18 @@ async def test_an_answer_that_comes_too_late_starts_no_second_body(
         assert (await instance.refresh()).state is State.COMPLETED
 
 
+async def test_a_claim_whose_answer_does_not_come_is_withdrawn_and_runs(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str
+) -> None:
+    async with idle(clock, work, flaky, url) as (_, client):
+        flaky.stall_answers("claim_on_hint", times=1)
+        await clock.advance(HINTS_WAIT)
+        instance = await client.schedule("work")
+        await clock.run(instance.wait(), limit=20)
+        assert work.runs == 1
+        assert "Scheduled: the answer to the claim was lost" not in await notes_of(instance)
+
+
 async def test_a_refused_claim_keeps_no_hint_from_the_node(
     clock: VirtualClock, work: Work, flaky: FlakyStore, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
