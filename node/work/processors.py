@@ -174,5 +174,7 @@ async def _harmless(work: Awaitable[Any]) -> Any:
         if task is not None and task.cancelling():
             raise
         raise BodyError(error) from error
-    except BaseException as error:  # noqa: BLE001  # a SystemExit would end the event loop
+    except BaseException as error:  # a SystemExit would end the event loop
+        if isinstance(error, GeneratorExit) and task is not None and task.get_loop().is_closed():
+            raise  # Python destroys this coroutine
         raise as_exception(error) from error.__cause__
