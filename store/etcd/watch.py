@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from peerjob.model.child_tasks import AsyncClosing
+from peerjob.model.child_tasks import AsyncClosing, cancel
 from peerjob.model.errors import PeerjobError
 from peerjob.store.kv.format.keys import prefix_end
 
@@ -56,7 +56,7 @@ class EtcdWatch:
 
     def close(self) -> None:
         self._client.on_move.discard(self._restart)
-        self._task.cancel()
+        cancel(self._task)
 
     def _restart(self) -> None:
         self._task.cancel()
