@@ -6,7 +6,7 @@ from support.oracle.soaking import findings
 from support.searches import cases
 
 SEEDS = {
-    "redis": [345018, *range(201, 215)],
+    "redis": [383015, 345018, *range(201, 215)],
     "valkey": range(301, 315),
     "etcd": [212, *range(401, 408), 935003, 380007],
 }

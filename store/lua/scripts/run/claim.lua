@@ -135,7 +135,7 @@ if claim.count > 0 then
   if left then
     newly_due[left] = max(newly_due[left] or 0, 1)
   end
-elseif claim.refused == 0 then
+else
   claim_reply[3] = earliest_due() or 0
   if wants_idle then
     local without = {}
