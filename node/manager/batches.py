@@ -126,6 +126,7 @@ class Enqueuer:
 
         An iterator makes its instances while the store has the batches before; its first batch is small. `added` gets
         the position of the first instance of each batch, the batch and its answers, while the store has the next ones.
+        After an error, no further batch is sent, because each one would wait again for a store that is away.
         """
         requests, batches = MAX_REQUESTS, _batches_of(instances, FIRST_BATCH)
         if isinstance(instances, Sequence):
@@ -137,7 +138,7 @@ class Enqueuer:
 
         async def send() -> None:
             nonlocal taken
-            for batch in batches:
+            while not errors and (batch := next(batches, None)):
                 number, first = len(answers), taken
                 answers.append(())
                 taken += len(batch)
@@ -145,7 +146,7 @@ class Enqueuer:
                     answers[number] = await self._enqueue(batch)
                     if added is not None:
                         added(first, batch, answers[number])
-                except Exception as error:  # noqa: BLE001  # the other batches are stored nevertheless
+                except Exception as error:  # noqa: BLE001  # the batches that are under way end first
                     errors[number] = error
                 await asyncio.sleep(0)  # a store in memory answers at once
 

@@ -93,7 +93,11 @@ class BlockingVerbs(BlockingCalls):
         return BlockingInstance(self, self.store(call, (), {}, id))
 
     def schedule_many(self, calls: Iterable[Call[R]]) -> list[BlockingInstance[R]]:
-        """Store many runs in batches. All calls are checked before the first is stored."""
+        """Store many runs in batches. All calls are checked before the first is stored.
+
+        After an error of one batch, no further one is sent. The attribute `is_unsure` of a StoreError tells whether a
+        part may be stored.
+        """
         return [BlockingInstance(self, instance) for instance in self.call(self.manager.schedule_many(calls))]
 
     @overload

@@ -105,7 +105,11 @@ class Manager(DirectScheduling, FlowVerbs, Signalling, Injectable, ABC):
 
     @abstractmethod
     async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
-        """Store many runs in batches. All calls are checked before the first is stored."""
+        """Store many runs in batches. All calls are checked before the first is stored.
+
+        After an error of one batch, no further one is sent. The attribute `is_unsure` of a StoreError tells whether a
+        part may be stored.
+        """
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

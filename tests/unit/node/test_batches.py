@@ -7,7 +7,15 @@ from typing import Any, cast
 
 import pytest
 
-from peerjob import Job, RowRefusedError, Store, StoreFullError, StoreRefusedError, UnknownInstanceError
+from peerjob import (
+    Job,
+    RowRefusedError,
+    Store,
+    StoreFullError,
+    StoreRefusedError,
+    StoreUnavailableError,
+    UnknownInstanceError,
+)
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import MAX_BATCH, Enqueued, NewInstance, Record
 from peerjob.node.body.registry import Registry
@@ -132,6 +140,20 @@ async def test_many_instances_are_made_while_the_store_has_the_batches_before() 
     assert [id for batch in sender.batches for id in batch] == [one.id for one in made]
 
 
+async def test_after_an_error_no_further_batch_is_sent() -> None:
+    sender = Sender()
+    sender.error = StoreUnavailableError("redis://away", "no answer")
+    adding = asyncio.create_task(enqueuer(sender).add_many(make.instances(20 * MAX_BATCH)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    for _ in range(20):
+        sender.gate.release()
+    with pytest.raises(StoreUnavailableError) as caught:
+        await adding
+    assert len(sender.batches) == MAX_REQUESTS
+    assert caught.value.is_unsure
+
+
 async def test_callers_that_ask_again_and_again_take_turns() -> None:
     sender = Sender()
     to = enqueuer(sender)
@@ -250,7 +272,7 @@ async def test_after_a_part_of_an_outbox_may_be_stored_a_full_store_is_unsure() 
     batches: list[int] = []
 
     class Filling:
-        """Refuses one instance of the first batch, adds the second batch, and is full from then on."""
+        """Refuses one instance of the first batch, adds its first half, and is full from then on."""
 
         async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
             batches.append(len(instances))
@@ -267,5 +289,5 @@ async def test_after_a_part_of_an_outbox_may_be_stored_a_full_store_is_unsure() 
     role = OutboxRole(SystemClock(), nothing, registry, to, nothing, nothing, nothing, lambda kind: True)
     with pytest.raises(StoreFullError) as caught:
         await role.send(instances)
-    assert batches == [MAX_BATCH, 1, (MAX_BATCH + 1) // 2]
+    assert batches == [MAX_BATCH, MAX_BATCH // 2, MAX_BATCH // 2 + 1]
     assert caught.value.is_unsure
