@@ -1,14 +1,17 @@
 """Two or three calls of one instance each at once.
 
 *Races*: some order of the calls on copies of the reference must give the answers and the state of the engine.
+
+*Time*: on a clock that runs during the race, each call has a time of its own. An engine can take it before the call
+comes to its turn, or between two steps of the call. So the times can have another order than the calls, or be equal.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from itertools import permutations
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from itertools import permutations, product
 from typing import Any
 
 from peerjob.model.record import Record
@@ -41,10 +44,11 @@ class Race:
         self._reference = reference
         self._answers: list[Any] = []
         self._gone: Collection[str] = ()
-        self._ended_us = 0
+        self._began_us = self._ended_us = 0
 
     async def run(self, answer: Answer, now_us: Callable[[], int]) -> None:
         """Make all calls of the engine at once."""
+        self._began_us = now_us()
         calls = (answer(made, self._theirs) for made in self._mades)
         self._answers = await asyncio.gather(*calls)
         self._ended_us = now_us()
@@ -57,20 +61,36 @@ class Race:
     async def judge(self, answer: Answer, compare: Compare, gone: Collection[str]) -> list[str]:
         """Find an order of the calls that explains the answers, and adopt it; otherwise the differences of each."""
         self._gone = gone
-        before, now_us, tried = self._state(), self._reference.now_us, list[str]()
+        before, tried = self._state(), list[str]()
         for order in permutations(range(len(self._mades))):
-            found = await self._differences(order, answer, compare)
-            if not found:
-                return []
+            found = list[str]()
+            for times in self._times():
+                differences = await self._differences(order, times, answer, compare)
+                if not differences:
+                    return []
+                found = found or differences
+                self._restore(before)
             tried.append(f"in order {[self._mades[place].verb for place in order]}: {'; '.join(found[:3])}")
-            self._restore(before)
-            self._reference.at(now_us)  # each order begins at the same time
         return ["no order explains the race", *tried]
 
-    async def _differences(self, order: Sequence[int], answer: Answer, compare: Compare) -> list[str]:
-        left, now_us = set(self._gone), self._reference.now_us
+    def _times(self) -> Iterator[Sequence[int]]:
+        """The times that the calls of one order can have, the likeliest ones first."""
+        count, middle_us = len(self._mades), (self._began_us + self._ended_us) // 2
+        yield [middle_us + (place if self._runs else 0) for place in range(count)]
+        for steps in product(range(count), repeat=count) if self._runs else ():
+            yield [middle_us + step for step in steps]
+
+    @property
+    def _runs(self) -> bool:
+        """Whether the clock ran during the race."""
+        return self._began_us < self._ended_us
+
+    async def _differences(
+        self, order: Sequence[int], times: Sequence[int], answer: Answer, compare: Compare
+    ) -> list[str]:
+        left = set(self._gone)
         refused: dict[str, int] = {}
-        for number, place in enumerate(order):
+        for time_us, place in zip(times, order, strict=True):
             made, theirs = self._mades[place], self._answers[place]
             chosen = chosen_by(made.verb, theirs)
             # *Choice*: a leave hands back one claim after the other; other calls come before and after each
@@ -78,7 +98,7 @@ class Race:
             chosen.others = self._reaped
             self._reference.follow(chosen)
             self._reference.note_empty(made)
-            self._reference.at(now_us + (number if now_us < self._ended_us else 0))
+            self._reference.at(time_us)
             ours = await answer(made, self._ours)
             if made.verb == "spawn" and theirs is None and ours is not None:
                 # *Choice*: the end of the parent can come after the child was added, and before the answer
