@@ -20,6 +20,7 @@ from peerjob.model.errors import (
     ArgumentError,
     NodeStateError,
     OptionError,
+    StoreError,
     StoreUnavailableError,
     UnknownInstanceError,
     UnknownKindError,
@@ -365,7 +366,11 @@ class NodeJobManager(Manager):
         for kind in {job.kind for job in jobs}:
             await self.is_served(kind)
         # a repeated call finds all its instances stored, so they are read together
-        stored = await runtime.records.find_many([answer.id for _, answer in earlier.values()]) if earlier else {}
+        try:
+            stored = await runtime.records.find_many([answer.id for _, answer in earlier.values()]) if earlier else {}
+        except StoreError as error:
+            error.is_unsure = True  # the batches are stored
+            raise
         for at, (instance, answer) in earlier.items():
             job = calls[at].job
             if ids and answer.repeated:

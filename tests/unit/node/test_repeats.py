@@ -61,6 +61,19 @@ async def test_a_repeated_id_shows_what_is_stored(clock: VirtualClock) -> None:
         assert [(one.args, one.is_new) for one in made] == [((1, 2), False), ((9, 9), True)]
 
 
+async def test_a_bulk_call_that_cannot_read_what_was_stored_before_is_unsure(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    async with running_node(ADD, store=flaky.store, clock=clock) as node:
+        keyed = ADD.with_options(key="k")
+        await node.schedule(keyed, 1, 2)
+        flaky.fail("get")
+        with pytest.raises(StoreUnavailableError) as caught:
+            await node.schedule_many([ADD.call(3, 4), keyed.call(5, 6)])
+        flaky.heal()
+        assert caught.value.is_unsure
+        assert await node.count() == 2
+
+
 async def test_an_id_of_another_kind_is_refused(clock: VirtualClock) -> None:
     renamed = Job("sum", add, aliases=["add"])
     async with running_nodes(clock, "a", "b", jobs=[ADD, FAIL]) as (one, two):
