@@ -4255,21 +4255,25 @@ class ErrorDetail(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
+    IS_UNSURE_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """The class of the exception, such as UnknownKindError."""
     message: _builtins.str
     fields: _builtins.bytes
     """MessagePack of peerjob: the arguments of the class."""
+    is_unsure: _builtins.bool
+    """Whether an earlier attempt of the call, or a part of it, may have been executed. Only errors of the store tell it."""
     def __init__(
         self,
         *,
         type: _builtins.str = ...,
         message: _builtins.str = ...,
         fields: _builtins.bytes = ...,
+        is_unsure: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "message", b"message", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "is_unsure", b"is_unsure", "message", b"message", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from peerjob import (
     Query,
     Server,
     State,
+    StoreFullError,
     StoreLimits,
     SystemClock,
 )
@@ -58,6 +59,27 @@ async def test_a_part_of_many_fits_into_one_response() -> None:
             assert await node.count(Query(state=State.CANCELLED)) == cancelled
             request.query.cursor = answer.cursor
         assert (parts > 1, cancelled) == (True, len(WAITING))
+
+
+@pytest.mark.parametrize("answered", [0, 2], ids=["first", "later"])
+async def test_an_error_of_a_later_request_is_unsure(answered: int) -> None:
+    flaky = FlakyStore(open_store(shared_url(), namespace="default", clock=SystemClock(), limits=StoreLimits()))
+    async with (
+        Node(flaky.store, jobs=[ECHO]) as node,
+        Server(node, "127.0.0.1:0") as server,
+        Client(server.target) as client,
+    ):
+        calls: list[Any] = []
+
+        def is_late(instances: Any) -> bool:
+            calls.append(instances)
+            return len(calls) > answered
+
+        flaky.refuse(StoreFullError("full"), "enqueue", when=is_late)
+        with pytest.raises(StoreFullError) as caught:
+            await client.schedule_many([ECHO.with_options(after="1h").call(number) for number in range(1_001)])
+        assert await node.count() == answered * 500
+        assert caught.value.is_unsure is (answered > 0)
 
 
 @pytest.mark.parametrize("acts", ["cancel", "retry"])

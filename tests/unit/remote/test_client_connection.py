@@ -17,6 +17,7 @@ from peerjob import (
     Job,
     Node,
     NodeStateError,
+    NodeStoppedError,
     NodeUnavailableError,
     OptionError,
     PayloadTooLargeError,
@@ -26,6 +27,7 @@ from peerjob import (
     Role,
     Server,
     State,
+    StoreFullError,
     Token,
     Tokens,
     UnauthenticatedError,
@@ -34,6 +36,7 @@ from peerjob.model.ids import IdSource, derived_id
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.client import connection, node_address
 from peerjob.remote.client.connection import split_target
+from peerjob.remote.wire.errors import status_of
 from peerjob.remote.wire.rpcs import RPCS, SERVICE, Resend
 from support.factories import shared_url
 from support.rpc import forwarding, kept_port, open_calls, served
@@ -396,6 +399,26 @@ async def test_nothing_is_scheduled_twice_when_the_answer_is_lost(stub: Stub) ->
                 assert await instance.result(10) == instance.args[0]
         assert stub.calls == ["ScheduleJob", "ScheduleJob", "ScheduleJob", "ScheduleJobs"]
         assert await node.count() == 5
+
+
+@pytest.mark.parametrize(
+    "first", [NodeUnavailableError(["a"], "gone"), NodeStoppedError("stopping")], ids=["lost", "refused"]
+)
+async def test_an_error_of_the_store_is_unsure_if_a_node_before_may_have_acted(stub: Stub, first: Exception) -> None:
+    async def fail(name: str, context: Any) -> None:
+        status = status_of(first)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, status.text, status.metadata)
+
+    async def refuse(name: str, context: Any) -> None:
+        status = status_of(StoreFullError("full"))
+        await context.abort(status.code, status.text, status.metadata)
+
+    async with Stub().listening() as other, Client(f"{stub.target},{other.target}") as client:
+        stub.answer, other.answer = fail, refuse
+        with pytest.raises(StoreFullError) as caught:
+            await client.schedule(WORK, 1)
+        assert stub.calls == other.calls == ["ScheduleJob"]
+        assert caught.value.is_unsure is isinstance(first, NodeUnavailableError)
 
 
 async def test_nothing_is_retried_or_triggered_twice_when_the_answer_is_lost(stub: Stub) -> None:

@@ -306,7 +306,14 @@ def test_a_fire_survives() -> None:
     assert BACKFILL.result.read(BACKFILL.response(**BACKFILL.result.write(done))) == done
 
 
+def _unsure(error: errors.StoreError) -> errors.StoreError:
+    error.is_unsure = True
+    return error
+
+
 ERRORS: list[Exception] = [
+    _unsure(errors.StoreUnavailableError("valkey://…", "no answer")),
+    _unsure(errors.StoreFullError("a part may be stored")),
     errors.ArgumentError("sum", ["x: missing", "y: ü"]),
     errors.OptionError("limit", 0, "a number"),
     errors.OptionError("backoff", lambda: 1, "a duration"),

@@ -14,7 +14,7 @@ from peerjob.handles.schedule import Schedule
 from peerjob.model.arguments import typed_except_secrets, whole_number
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.durations import Duration, to_seconds
-from peerjob.model.errors import NodeStateError, OptionError
+from peerjob.model.errors import NodeStateError, OptionError, StoreError
 from peerjob.model.flow import Flow
 from peerjob.model.ids import checked_id
 from peerjob.model.job import Call, Job
@@ -204,7 +204,11 @@ class Client(RemoteManager, StartableManager):
         made: list[Instance[R]] = []
         for chunk in _chunks(requests):
             request = pb.ScheduleJobsRequest(jobs=chunk, view=pb.INSTANCE_VIEW_ENCODED)
-            answer = await self._ids.send(rpcs.SCHEDULE_JOBS, request, partial(self._renew, request), made=ids_made)
+            try:
+                answer = await self._ids.send(rpcs.SCHEDULE_JOBS, request, partial(self._renew, request), made=ids_made)
+            except StoreError as error:
+                error.is_unsure |= bool(made)  # the requests before this one are stored
+                raise
             made += [
                 await self._made(scheduled, next(jobs).job, own_id=sent.uuid)
                 for scheduled, sent in zip(answer.scheduled, request.jobs, strict=True)

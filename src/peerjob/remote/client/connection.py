@@ -20,6 +20,7 @@ from peerjob.model.errors import (
     OptionError,
     PayloadTooLargeError,
     RemoteError,
+    StoreError,
     UnauthenticatedError,
 )
 from peerjob.model.grpc_import import begin_grpc
@@ -124,7 +125,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         seconds = self._timeout if timeout is None else timeout
         deadline, late = loop.time() + seconds, f"{rpc.name} was not answered within {seconds:g} s"
-        max_silence = self._max_silence(seconds)
+        max_silence, may_be_done = self._max_silence(seconds), False
         while True:
             node = await self._ready()
             try:
@@ -138,6 +139,7 @@ class Connection:
                 )
             except SilentError:
                 self._leave(node, hangs=True)
+                may_be_done = True
                 if loop.time() >= deadline:
                     raise TimeoutError(late) from None
             except grpc.aio.AioRpcError as error:
@@ -145,8 +147,11 @@ class Connection:
                 if isinstance(failure, TimeoutError):
                     # prefer other nodes, so that the next call does not wait for this node too
                     self._leave(node, hangs=True)
+                if isinstance(failure, StoreError):
+                    failure.is_unsure |= may_be_done
                 if not _elsewhere(failure, rpc) or loop.time() >= deadline:
                     raise failure from None
+                may_be_done |= not isinstance(failure, NodeStoppedError)
                 self._leave(node)
             else:
                 return _answer(rpc, answer)

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError as MalformedError
 
 from peerjob.model import durable_errors, errors
 from peerjob.model.codec import decode_value, encode_value
-from peerjob.model.errors import DecodeError, EncodeError, PeerjobError
+from peerjob.model.errors import DecodeError, EncodeError, PeerjobError, StoreError
 from peerjob.proto.job.v1 import service_pb2 as pb
 
 from .values import is_tuple
@@ -105,24 +105,29 @@ def _raised_again(data: bytes) -> Exception | None:
         if error_class is None:
             return None
         kind, known = error_class
-        if not known.fields:
-            return kind(detail.message)
-        fields: dict[str, Any] = decode_value(detail.fields)
-        error = kind(*(fields[name] for name in known.fields))
+        given: tuple[Any, ...] = (detail.message,)
+        if known.fields:
+            fields: dict[str, Any] = decode_value(detail.fields)
+            given = tuple(fields[name] for name in known.fields)
+        error = kind(*given)
     except (MalformedError, DecodeError, LookupError, TypeError):
         return None
     error.args = (detail.message,)
+    if detail.is_unsure and isinstance(error, StoreError):
+        error.is_unsure = True
     return error
 
 
 def _detail(name: str, error: Exception, known: _Known) -> bytes:
+    is_unsure = isinstance(error, StoreError) and error.is_unsure
     for characters, items in _BOUNDS:
         fields = {field: _bounded(getattr(error, field), characters, items) for field in known.fields}
-        message = pb.ErrorDetail(type=name, message=_cut(str(error), characters), fields=_encoded(fields))
+        text = _cut(str(error), characters)
+        message = pb.ErrorDetail(type=name, message=text, fields=_encoded(fields), is_unsure=is_unsure)
         data = message.SerializeToString()
         if len(data) <= MAX_DETAIL:
             return data
-    return pb.ErrorDetail(type=name, message=_cut(str(error), MAX_TEXT)).SerializeToString()
+    return pb.ErrorDetail(type=name, message=_cut(str(error), MAX_TEXT), is_unsure=is_unsure).SerializeToString()
 
 
 def _encoded(fields: dict[str, Any]) -> bytes:
