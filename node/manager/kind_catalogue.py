@@ -94,6 +94,8 @@ class KindCatalogue(BackgroundRole):
         self._partial: set[str] = set()
         """Kinds of which the store lacked a live descriptor: a joining node publishes after it joins."""
         self._looked_at: float | None = None
+        self._unanswered_at: float | None = None
+        """When the store did not answer a look, unless it answered a later one."""
 
     def changed(self) -> None:
         """Publish the kinds soon, because they have changed."""
@@ -215,11 +217,14 @@ class KindCatalogue(BackgroundRole):
 
     async def check_served(self, kind: str) -> bool:
         """Whether a live node runs a kind, as of the last few seconds. Warns once for each kind that none runs."""
+        if self._is_recent(self._unanswered_at):
+            return True  # the next kind of a bulk call must not wait as long again
         try:
             if kind in await self.served():
                 return True
         except StoreError:
             # the store does not answer, so a live node possibly runs the kind: do not warn
+            self._unanswered_at = self.clock.elapsed()
             return True
         if kind not in self._warned:
             _remember(self._warned, kind)
@@ -247,7 +252,7 @@ class KindCatalogue(BackgroundRole):
     async def _look(self) -> None:
         """Read the live nodes, and forget the rules if their kinds have changed."""
         rows = [(node.info.kinds, node.info.descriptors) for node in await self._store.nodes()]
-        self._looked_at = self.clock.elapsed()
+        self._looked_at, self._unanswered_at = self.clock.elapsed(), None
         self._current -= self._partial
         self._partial.clear()
         if rows == self._rows:
@@ -370,8 +375,10 @@ class KindCatalogue(BackgroundRole):
         return self._described[known_by]
 
     def _is_fresh(self) -> bool:
-        looked_at = self._looked_at
-        return looked_at is not None and self.clock.elapsed() - looked_at < MAX_SERVED_AGE
+        return self._is_recent(self._looked_at)
+
+    def _is_recent(self, at: float | None) -> bool:
+        return at is not None and self.clock.elapsed() - at < MAX_SERVED_AGE
 
 
 def _remember(kinds: set[str], kind: str) -> None:

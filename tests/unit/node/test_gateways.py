@@ -410,3 +410,15 @@ async def test_a_build_that_is_published_after_its_node_has_joined_is_found(cloc
         with pytest.raises(ArgumentError):
             await gateway.schedule("charge", nonsense=1)
         await clock.run(worker.stop())
+
+
+async def test_a_store_that_goes_away_after_a_bulk_call_is_asked_once_for_all_kinds(clock: VirtualClock) -> None:
+    jobs = [Job(f"kind{number}", night) for number in range(20)]
+    flaky = flaky_store(clock)
+    async with running_node(*jobs, store=flaky.store, clock=clock, workers=0) as gateway:
+        await clock.advance(60)  # what the node knows of its peers is too old
+        flaky.fail("nodes")
+        before = flaky.calls["nodes"]
+        assert len(await gateway.schedule_many(one.call() for one in jobs)) == 20
+        assert flaky.calls["nodes"] - before == 1
+        flaky.heal()
