@@ -166,6 +166,15 @@ async def test_the_records_of_own_ends_are_bounded(nodes: Nodes, monkeypatch: py
     assert [record is None for record in await own.store.get_ended(ids)] == [True, False, False]
 
 
+async def test_the_record_of_an_own_end_is_left_to_no_later_caller(nodes: Nodes) -> None:
+    """The first caller went away. Otherwise its record would stay in memory, and be given after the next end."""
+    own, other = await nodes.node("own"), await nodes.node("other", idle=False)
+    id = await ended(nodes, own)
+    assert await own.store.watch_final(own.incarnation, [id]) == await own.store.get([id])
+    assert await other.store.clear_instances(Filter(), limit=10) == 1
+    assert await own.store.get_ended([id]) == [None]
+
+
 async def test_a_caller_that_comes_after_the_end_reads_the_server(nodes: Nodes, clock: VirtualClock) -> None:
     """It comes while the record of the end is on its way to an earlier caller."""
     own, other = await nodes.node("own"), await nodes.node("other", idle=False)
