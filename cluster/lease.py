@@ -170,7 +170,7 @@ class Lease:
 
             def renew() -> None:
                 try:
-                    run_here(self._main())
+                    run_here(self._main(), quiet=True)
                 finally:
                     ended.tell()
 

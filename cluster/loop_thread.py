@@ -160,9 +160,9 @@ def new_loop(*, quiet: bool = False) -> asyncio.AbstractEventLoop:
     return loop
 
 
-def run_here(main: Coroutine[Any, Any, None]) -> None:
+def run_here(main: Coroutine[Any, Any, None], *, quiet: bool = False) -> None:
     """Run a coroutine on a new loop in this thread, like `asyncio.run`, which needs a thread to close the loop."""
-    loop = new_loop(quiet=True)
+    loop = new_loop(quiet=quiet)
     try:
         loop.run_until_complete(main)
     finally:

@@ -56,7 +56,7 @@ def test_a_loop_that_rests_leaves_the_sockets_of_others_alone(pair: Pair) -> Non
         await passes()
         assert seen == [b"1"]
 
-    run_here(main())
+    run_here(main(), quiet=True)
 
 
 class Watching:

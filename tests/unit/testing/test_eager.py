@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
+import uvloop
 
 from peerjob import (
     INJECTED,
@@ -115,6 +116,15 @@ def test_a_result_that_cannot_be_stored_fails_the_job() -> None:
     assert (run.verdict, len(run.attempts)) == (Verdict.TERMINATED, 1)
     with pytest.raises(JobFailed):
         _ = run.result
+
+
+def test_an_async_body_runs_on_a_loop_as_the_program_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    @job
+    async def loop() -> str:
+        return type(asyncio.get_running_loop()).__module__
+
+    monkeypatch.setattr(asyncio, "new_event_loop", uvloop.new_event_loop)
+    assert eager(loop).result == "uvloop"
 
 
 def test_the_policy_decides_what_is_retried() -> None:
