@@ -56,6 +56,11 @@ class LeaseListener(Protocol):
 class LoopProbe(Protocol):
     """Tells whether the event loop of the node runs. The thread of the lease calls the methods."""
 
+    @property
+    def answers(self) -> bool:
+        """Whether the event loop has answered."""
+        ...
+
     def ask(self) -> None: ...
     def check(self) -> str | None:
         """The request of a claim to withdraw, because the event loop did not answer."""
@@ -252,7 +257,7 @@ class Lease:
                 self._check_trust()
                 left = self._until_next(began)
                 ask = self._loop.call_later(max(left / 2, left - LOOP_ANSWERS), self._ask)
-                with contextlib.suppress(TimeoutError), resting(self._loop):
+                with contextlib.suppress(TimeoutError), self._rest(self._loop):
                     await asyncio.wait_for(self._woken.wait(), left)
                 ask.cancel()
             if self._is_orphan and self._farewell is not None:
@@ -289,6 +294,11 @@ class Lease:
         left = max(0.0, began + self.interval - self._clock.elapsed())
         trust_left = self._trust_left()
         return min(left, max(trust_left, 0.01)) if trust_left > 0 else left
+
+    def _rest(self, loop: asyncio.AbstractEventLoop) -> contextlib.AbstractContextManager[None]:
+        """Leave what gRPC reports, as the clocks of peers, to the event loop of the node, unless that is blocked."""
+        answers = self.loop_watch is None or self.loop_watch.answers
+        return resting(loop) if answers else contextlib.nullcontext()
 
     def _ask(self) -> None:
         if self.loop_watch is not None:

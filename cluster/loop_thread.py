@@ -121,7 +121,8 @@ class QuietLoop(asyncio.SelectorEventLoop):
     """An event loop that can rest. Meanwhile, it does not watch the sockets that other libraries let it watch.
 
     gRPC lets all event loops of a process watch one socket, and each of its events wakes all of them. A loop that
-    watches it for nothing also takes events of the others, and passes them on.
+    watches it for nothing also takes events of the others, and passes them on. While this loop rests, another one
+    passes on its events, unless that one is blocked.
     """
 
     def __init__(self) -> None:
@@ -138,7 +139,7 @@ class QuietLoop(asyncio.SelectorEventLoop):
 
     @contextlib.contextmanager
     def resting(self) -> Generator[None]:
-        """Watch no such socket until the `with` block ends: this loop waits for no answer."""
+        """Watch no such socket until the `with` block ends."""
         for fd in self._watched:
             super().remove_reader(fd)
         try:

@@ -39,6 +39,11 @@ class LoopWatch:
         self._checked_at = time.monotonic()
         self._warned = False
 
+    @property
+    def answers(self) -> bool:
+        """Whether no answer is missing."""
+        return self._asked_at is None
+
     def ask(self) -> None:
         """Ask the event loop to answer, unless an answer is missing."""
         if self._asked_at is None:

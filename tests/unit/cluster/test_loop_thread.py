@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -111,21 +112,49 @@ class Heard:
     def layout_changed(self, error: LayoutError) -> None: ...
 
 
-async def test_between_renewals_the_thread_of_a_lease_does_not_wake_for_others(pair: Pair) -> None:
-    near, far = pair
+class Probed:
+    """An event loop that is blocked or not, as the thread of a lease sees it."""
+
+    def __init__(self, *, answers: bool) -> None:
+        self.answers = answers
+
+    def ask(self) -> None: ...
+
+    def check(self) -> None: ...
+
+
+@asynccontextmanager
+async def renewed(near: socket.socket, probe: Probed) -> AsyncGenerator[tuple[Watching, Heard]]:
+    """A lease that has been renewed once, and whose next renewal is some time away."""
     clock, heard = SystemClock(), Heard()
     kv = MemoryKeyValue(MemoryData(), clock)
     store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
     node, watching = Factory(clock).node(), Watching(store.liveness(), near)
     await store.join(node, ttl_us=60_000_000)
     lease = Lease(clock=clock, ttl=60, liveness=lambda: watching, listener=heard)
+    lease.loop_watch = probe
     lease.begin(node.incarnation, clock.elapsed())
     lease.start()
     try:
         async with asyncio.timeout(PATIENCE):
             await until(lambda: heard.renewals)
-            far.send(b"1")
-            await until(lambda: heard.renewals > 1)
+            yield watching, heard
     finally:
         await lease.stop()
+
+
+async def test_between_renewals_the_thread_of_a_lease_does_not_wake_for_others(pair: Pair) -> None:
+    near, far = pair
+    async with renewed(near, Probed(answers=True)) as (watching, heard):
+        far.send(b"1")
+        await until(lambda: heard.renewals > 1)
     assert watching.seen == [True]
+
+
+async def test_while_the_loop_of_the_node_is_blocked_the_thread_of_a_lease_hears_its_peers_at_once(pair: Pair) -> None:
+    """No other loop passes on what gRPC reports, and the clock of a peer that is read late looks slow."""
+    near, far = pair
+    async with renewed(near, Probed(answers=False)) as (watching, _):
+        far.send(b"1")
+        await until(lambda: watching.seen)
+    assert watching.seen == [False]
