@@ -4,74 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import msgspec
-from msgspec.structs import replace
-
-from peerjob.model.durable import SIGNAL_MARK, Step, Wait
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.model.record import FINAL_STATE, LAST_MOMENT_US, Ack, Action, LogLine, Outcome, any_durable, check_batch
-from peerjob.model.state import State
+from peerjob.model.record import FINAL_STATE, Ack, Action, LogLine, Outcome, any_durable, check_batch
 from peerjob.store.durable_checks import check_outcomes
-from peerjob.store.kv.format.base import MAX_ALONE_BYTES, Compare, Delete, Found, Put
+from peerjob.store.kv.format.base import MAX_ALONE_BYTES, Compare, Delete, Put
 from peerjob.store.kv.format.limit_rows import limit_key_of
-from peerjob.store.kv.format.rows import SMALL, Out, Row, encode, extended
-from peerjob.store.kv.format.thread_rows import NO_THREAD, is_outside, thread_of, with_thread
+from peerjob.store.kv.format.rows import Row, encode
+from peerjob.store.kv.format.thread_rows import is_outside
 from peerjob.store.kv.write.answers import AnswerLog
-from peerjob.store.kv.write.context import KVContext, retried
+from peerjob.store.kv.write.context import retried
 from peerjob.store.kv.write.gates import GatePlan, stamps
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.transaction_plan import Change, HeldSlot, TransactionPlan
-from peerjob.store.kv.write.waits import with_wait
 from peerjob.store.kv.write.writer import ROUNDS
-from peerjob.store.rules import SUSPENDED
 
 from .logs import LogCommands
-from .outcome_needs import OutcomeNeeds
+from .outcome_source import InstanceUpdate, OutcomeSource
 from .retention import RetentionCommands
-from .step_values import StepValues
 
 _FEW_KINDS = 4
 """The write of the ends of instances of at most so many kinds also reads what the removal of others depends on."""
-
-
-class _InstanceUpdate(msgspec.Struct):
-    """The update of one instance by the outcomes of one call."""
-
-    id: str
-    indexes: list[int]
-    revision: int
-    stored: Row
-    row: Row
-    acks: list[Ack] = []
-    logs: tuple[LogLine, ...] = ()
-    out: Out | None = None
-    progress: bytes | None = None
-    steps: Mapping[str, bytes] | None = None
-    """Values to keep, by their keys."""
-    compares: tuple[Compare, ...] = ()
-    """That values which were not read are absent, and that needs are left."""
-
-    @property
-    def changed(self) -> bool:
-        return self.row is not self.stored
-
-    @property
-    def ends(self) -> bool:
-        """Whether the claim ends, or the body of the cancelled instance."""
-        return self.row.state is not self.stored.state or (self.stored.releasing and not self.row.releasing)
-
-    def end_with(self, result: bytes | None, error: bytes | None) -> tuple[bool, Out | None]:
-        """Set result and error, under a separate key if large; the answer is `has_out` and `out` for the record."""
-        out = None if result is None and error is None else Out(result, error)
-        if out is None or out.size <= SMALL:
-            self.out = None
-            return False, out
-        self.out = out
-        return True, None
-
-    @property
-    def answers(self) -> tuple[tuple[int, str], ...]:
-        return tuple(zip(self.indexes, self.acks, strict=True))
 
 
 class CommitCommands(LogCommands, RetentionCommands):
@@ -104,7 +56,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         durable = any_durable(outcomes)
         if durable:
             check_outcomes(outcomes, context.kv.layout)
-        source = _OutcomeSource(context, incarnation, await context.name_of(incarnation), request, durable=durable)
+        source = OutcomeSource(context, incarnation, await context.name_of(incarnation), request, durable=durable)
         ended: dict[str, int] = {}
         for attempt in range(ROUNDS):
             updates = await self._check_outcomes(pending, outcomes, source, acks, cached=attempt == 0)
@@ -133,15 +85,15 @@ class CommitCommands(LogCommands, RetentionCommands):
         self,
         pending: dict[str, list[int]],
         outcomes: Sequence[Outcome],
-        source: _OutcomeSource,
+        source: OutcomeSource,
         acks: dict[int, Ack],
         *,
         cached: bool,
-    ) -> list[_InstanceUpdate]:
+    ) -> list[InstanceUpdate]:
         """The updates for the pending outcomes. Outcomes of instances that do not exist are answered with LOST."""
         context = self._context
         source.now_us = self._clock.time_us()
-        updates: list[_InstanceUpdate] = []
+        updates: list[InstanceUpdate] = []
         unchanged: list[str] = []
         rows = await context.rows(list(pending), cached=cached)
         if source.durable:
@@ -173,7 +125,7 @@ class CommitCommands(LogCommands, RetentionCommands):
 
     async def _prepare(
         self,
-        source: _OutcomeSource,
+        source: OutcomeSource,
         outcomes: Sequence[Outcome],
         pending: Mapping[str, Sequence[int]],
         rows: Mapping[str, tuple[int, Row]],
@@ -189,8 +141,8 @@ class CommitCommands(LogCommands, RetentionCommands):
 
     async def _write_updates(
         self,
-        updates: Sequence[_InstanceUpdate],
-        source: _OutcomeSource,
+        updates: Sequence[InstanceUpdate],
+        source: OutcomeSource,
         answer_log: AnswerLog,
         acks: dict[int, Ack],
         ended: dict[str, int],
@@ -247,7 +199,7 @@ class CommitCommands(LogCommands, RetentionCommands):
                 return False
             revision, row = rows[id]
             now_us = self._clock.time_us()
-            update = _InstanceUpdate(id, [], revision, row, row, logs=tuple(lines))
+            update = InstanceUpdate(id, [], revision, row, row, logs=tuple(lines))
             written = await self._writer.write([await self._update_change(update, now_us, Wakeups(), {})])
             context.uncache((id,))
             if all(written.revisions):
@@ -257,7 +209,7 @@ class CommitCommands(LogCommands, RetentionCommands):
 
     async def _update_change(
         self,
-        update: _InstanceUpdate,
+        update: InstanceUpdate,
         now_us: int,
         wakeups: Wakeups,
         slots: Mapping[str, HeldSlot],
@@ -291,163 +243,3 @@ class CommitCommands(LogCommands, RetentionCommands):
         ops.append(Put(keys.state + id, encode(row)))
         wakeups.add_queued(plan)
         return plan.change([Compare(keys.state + id, mod=update.revision)], answers=update.answers)
-
-
-class _OutcomeSource:
-    """Checks the claim of each outcome (fence and incarnation), and applies the outcome."""
-
-    def __init__(self, context: KVContext, incarnation: str, node: str, request: str, *, durable: bool) -> None:
-        self._context = context
-        self.incarnation = incarnation
-        self._node = node
-        self._request = request
-        self.now_us = 0
-        self.durable = durable
-        """Whether an outcome has steps, needs or a wait. Only then there are `values` and `needs`."""
-        if durable:
-            self.values = StepValues(context.keys)
-            self.needs = OutcomeNeeds(context)
-        self.settles: list[str] = []
-        """Keys below `settle/` that the call has written."""
-        self.surplus: tuple[Sequence[str], Sequence[Found]] = (), ()
-        """Kinds of instances that the last write ended, and the answers to their `_surplus_reads`."""
-
-    def runs(self, outcome: Outcome, row: Row) -> bool:
-        """Whether an outcome is about a claim that has not ended."""
-        claim = (row.state, row.owner, row.fence)
-        repeated = row.request == self._request
-        return claim == (State.PROCESSING, self.incarnation, outcome.fence) and not repeated
-
-    def check(
-        self, id: str, indexes: list[int], stored: tuple[int, Row], outcomes: Sequence[Outcome]
-    ) -> _InstanceUpdate:
-        """Apply the outcomes of one instance in order."""
-        revision, row = stored
-        update = _InstanceUpdate(id, indexes, revision, row, row)
-        ended = False
-        for index in update.indexes:
-            outcome = outcomes[index]
-            if row.request != self._request or row.fence != outcome.fence:
-                update.acks.append(self._apply(update, outcome))
-            elif ended and not (row.final and _is_only_logs(outcome)):
-                update.acks.append(Ack.LOST)
-            else:
-                # an earlier run of the request has applied the outcome
-                update.acks.append(Ack.CANCELLED if row.cancel else Ack.DONE)
-                ended = ended or not (
-                    outcome.action is Action.REPORT or (outcome.action is Action.RELEASE and not row.cancel)
-                )
-        return update
-
-    def _apply(self, update: _InstanceUpdate, outcome: Outcome) -> Ack:
-        row = update.row
-        if row.owner != self.incarnation or row.fence != outcome.fence:
-            return Ack.LOST
-        if row.state is State.PROCESSING:
-            if outcome.steps and not self._keep_steps(update, outcome):
-                return Ack.TAKEN
-            if outcome.action is Action.REPORT or outcome.action is Action.RELEASE:
-                self._report(update, outcome)
-            else:
-                self._end(update, outcome)
-            return Ack.DONE
-        if row.releasing:
-            if outcome.action is not Action.REPORT:
-                update.row = replace(row, releasing=False, owner="", request=self._request)
-            return Ack.CANCELLED
-        if row.final and _is_only_logs(outcome):
-            update.logs += outcome.logs
-            update.row = replace(row, request=self._request)
-            return Ack.DONE
-        return Ack.LOST
-
-    def _keep_steps(self, update: _InstanceUpdate, outcome: Outcome) -> bool:
-        """Add the new steps of an outcome, which set crashes and losses to 0; False if a name has another value."""
-        known, kept, new = self.values.known, update.steps or {}, dict[str, Step]()
-        for step in outcome.steps:
-            key = self.values.key(update.id, step.name)
-            value = kept.get(key, known.get(key))
-            if value is None:
-                new[key] = step
-            elif value != step.value:
-                return False
-        if new:
-            thread = thread_of(update.row) or NO_THREAD
-            for step in new.values():
-                thread = thread.with_value(step.name, len(step.value))
-            update.steps = {**kept, **{key: step.value for key, step in new.items()}}
-            update.compares += tuple(Compare(key) for key in new if key not in known)
-            row = with_thread(update.row, thread)
-            update.row = replace(row, crashes=0, losses=0, request=self._request)
-        return True
-
-    def _report(self, update: _InstanceUpdate, outcome: Outcome) -> None:
-        row = update.row
-        if not (outcome.logs or outcome.progress is not None or outcome.started > row.started):
-            return
-        update.logs += outcome.logs
-        update.progress = update.progress if outcome.progress is None else outcome.progress
-        update.row = replace(
-            row,
-            started=row.started or outcome.started,
-            has_progress=row.has_progress or outcome.progress is not None,
-            request=self._request,
-        )
-
-    def _end(self, update: _InstanceUpdate, outcome: Outcome) -> None:
-        row, action = update.row, outcome.action
-        update.logs += outcome.logs
-        update.progress = update.progress if outcome.progress is None else outcome.progress
-        state = FINAL_STATE.get(action, State.SCHEDULED)
-        has_out, out = row.has_out, row.out
-        attempts, due_us, owner, expires_us = row.attempts, row.due_us, "", 0
-        if state is not State.SCHEDULED:
-            owner = row.owner
-            expires_us = self._context.expires_us(row, self.now_us)
-            has_out, out = update.end_with(outcome.result, outcome.error)
-        else:
-            if action is not Action.RETRY:
-                attempts -= 1
-            if action is not Action.HAND_BACK:
-                if outcome.wait is None:
-                    due_us = min(self.now_us + max(0, outcome.delay_us), LAST_MOMENT_US)
-                if outcome.error is not None:
-                    has_out, out = update.end_with(None, outcome.error)
-        after = replace(
-            row,
-            state=state,
-            attempts=attempts,
-            due_us=due_us,
-            owner=owner,
-            has_out=has_out,
-            out=out,
-            has_progress=row.has_progress or outcome.progress is not None,
-            expires_us=expires_us,
-            request=self._request,
-            history=extended(row, state, self.now_us, self._node, outcome.note or (SUSPENDED if outcome.wait else "")),
-        )
-        update.row = after if outcome.wait is None else self._suspended(update, after, outcome.wait)
-
-    def _suspended(self, update: _InstanceUpdate, row: Row, wait: Wait) -> Row:
-        """The record of an instance that was suspended: it waits, or enters its queue, if the wait is over."""
-        keys = [self.values.key(update.id, SIGNAL_MARK + name) for name in wait.signals]
-        is_over = any(key in (update.steps or ()) or self.values.known.get(key) is not None for key in keys)
-        if wait.needs and not is_over:
-            left = self.needs.left.get(update.id)
-            is_over = left is None
-            # the settling of the need that is left comes after this transaction, and ends the wait
-            update.compares += () if left is None else (left,)
-        return with_wait(replace(row, crashes=0, losses=0), wait, is_over=is_over)
-
-
-def _is_only_logs(outcome: Outcome) -> bool:
-    """Whether an outcome has log lines and nothing else."""
-    return (
-        outcome.action is Action.REPORT
-        and bool(outcome.logs)
-        and outcome.result is None
-        and outcome.error is None
-        and outcome.progress is None
-        and not outcome.started
-        and not (outcome.steps or outcome.needs)
-    )
