@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import redis
+from msgspec.structs import replace
 
 from peerjob.model.caps import Caps
+from peerjob.model.errors import StoreRefusedError
 from peerjob.model.record import Action, Claim, NewInstance, Want
 from peerjob.model.state import State
 from peerjob.model.stored_limit import KindLimits, LimitNumbers, LimitSetting, SharedLimit
@@ -701,6 +703,41 @@ async def test_a_batch_for_the_general_enqueue_keeps_the_set_concurrency(site: M
     with connect(here) as connected:
         server: Any = connected
         assert server.hget(here.key("n:work"), "k")[:12] == struct.pack(">III", 2, 20, 6)
+
+
+@pytest.mark.parametrize("script", ["enqueue_one", ""], ids=["cheap", "general"])
+@pytest.mark.parametrize("priority", [5, 4], ids=["waiting", "changing places"])
+@pytest.mark.parametrize(
+    ("rest", "size"), [("kinds", 1), ("kinds", 4), ("w:4:workk", 1), ("w:4:workk", 4), ("w:4:workother", 4)]
+)
+async def test_a_foreign_key_stops_an_enqueue_at_a_full_key_before_its_first_write(
+    site: MakeSite, rest: str, priority: int, size: int, script: str
+) -> None:
+    here = site()
+    store: Any = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    for key in ("k", "other"):
+        await store.enqueue([here.make.instance(limit_key=key, key_concurrency=1, priority=5) for _ in range(12)])
+    batch = keyed(here, size, priority=priority)
+    batch[1:] = [replace(new, limit_key="other") if at % 2 else new for at, new in enumerate(batch[1:])]
+    store._cheap_script = script
+    with here.foreign(rest):
+        before = here.dump()
+        with pytest.raises(StoreRefusedError):
+            await store.enqueue(batch)
+        assert here.dump() == before
+    assert not any(answer.repeated for answer in await store.enqueue(batch))
+
+
+@pytest.mark.parametrize("size", [1, 4])
+async def test_an_enqueue_with_limit_keys_tolerates_damaged_limits(site: MakeSite, size: int) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    await store.enqueue(keyed(here, 2))
+    with here.foreign("limits"):
+        assert all(answer.is_new for answer in await store.enqueue(keyed(here, size)))
+    assert await counts(store) == [("k", 1, 1 + size)]
 
 
 async def test_a_batch_with_limit_keys_wakes_an_idle_node(site: MakeSite) -> None:

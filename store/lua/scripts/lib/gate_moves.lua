@@ -50,6 +50,7 @@ local gate_moves = gates and function(kind, own)
       wait_begin, wait_end = letter .. place .. concurrency, letter .. concurrency
       wait_place, wait_letter, wait_concurrency = place, letter, concurrency
     end
+    check_zset(all_waiting .. key)
     add_pair('ZADD', all_waiting .. key, score, place .. id .. wait_end)
     self.write(id, wait_begin .. key)
     state.waiting = state.waiting + 1

@@ -110,6 +110,7 @@ local pass_new = gates and function(kind, group)
   plan_list('HSET', n, counts)
   plan_list('HSET', g, entries)
   for key, list in pairs(waits) do
+    check_zset(waiting_key(kind, key))
     plan_list('ZADD', waiting_key(kind, key), list)
   end
   if not (shape.suspect or has_indexes) and queue[1] then

@@ -26,7 +26,8 @@ end
 for at = 1, has_gone and count or 0 do
   stored[count + at] = PREFIX .. 'gone:' .. ids[at]
 end
-local rule, marked = unpack(call('HMGET', LIMITS, 'k' .. kind, 'g' .. kind))
+-- The usual enqueue tolerates damaged limits, so an error here is no rule.
+local rule, marked = unpack(redis.pcall('HMGET', LIMITS, 'k' .. kind, 'g' .. kind))
 if not (rule or marked) or call('EXISTS', unpack(stored)) > 0 then
   return 0
 end
@@ -37,12 +38,15 @@ if unusual then
   return 0
 end
 -- A key of a wrong type must cause an error before the first write.
-call('ZINTERCARD', 3, PREFIX, queue, index)
-local is_unused = call('HLEN', g) == 0
+local sets, is_unused = {PREFIX, queue, index}, call('HLEN', g) == 0
+for key in pairs(waits) do
+  sets[#sets + 1] = PREFIX .. 'w:' .. #kind .. ':' .. kind .. key
+end
+call('ZINTERCARD', #sets, unpack(sets))
+call('HSETNX', KINDS, kind, '')
 for key, list in pairs(waits) do
   call('ZADD', PREFIX .. 'w:' .. #kind .. ':' .. kind .. key, unpack(list))
 end
-call('HSETNX', KINDS, kind, '')
 call('MSET', unpack(strings))
 call('ZADD', index, unpack(indexed))
 call('HSET', g, unpack(of_table(entries, is_unused)))

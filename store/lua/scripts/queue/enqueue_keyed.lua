@@ -10,7 +10,8 @@ local key, g, n = PREFIX .. 'i:' .. id, PREFIX .. 'g:' .. kind, PREFIX .. 'n:' .
 if not limited or has_indexes or has_watchers or call('EXISTS', key, PREFIX .. 'gone:' .. id) > 0 then
   return 0
 end
-local rule, marked = unpack(call('HMGET', LIMITS, 'k' .. kind, 'g' .. kind))
+-- The usual enqueue tolerates damaged limits, so an error here is no rule.
+local rule, marked = unpack(redis.pcall('HMGET', LIMITS, 'k' .. kind, 'g' .. kind))
 local text, own = call('HGET', n, gate_key), tonumber(match(rule or '', '^[01] %d+ (%d+) ') or 0)
 local most = own > 0 and own or tonumber(ARGV[9])
 local time, place = pack('>d', now), clock[1] .. sub('00000' .. clock[2], -6)
