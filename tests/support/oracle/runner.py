@@ -13,6 +13,7 @@ from .calls import Calls, Given
 from .choices import chosen_by
 from .compare import Comparison, Raised, plain
 from .damage import Damaged, damage, stray
+from .ends import end_instances
 from .engines import Engine
 from .fire_generator import KINDS, SCHEDULES
 from .flow_calls import settle
@@ -434,11 +435,18 @@ class Lockstep:
 
     async def _end(self) -> None:
         """Remove everything, let all nodes leave, and look for what is left."""
-        store, known = self._engine.store, self._known
-        await store.clear()
+        store, known, ids = self._engine.store, self._known, sorted(self._reference.instances())
+        is_damaged = self.verdict.calls["damage"] > 0
+        if is_damaged:
+            # *Choice*: which other verb removes what belongs to a damaged instance
+            await store.clear()
         incarnations = [*known.ended, *(node.incarnation for node in known.nodes.values())]
         for incarnation in incarnations:
             await store.leave(incarnation)
+        if not is_damaged:
+            await end_instances(store, ids, known.ids.request(910_000))
+            if stay := {*ids} - await self._gone(ids):
+                raise Found([f"not removed at the end: {sorted(stay)}"])
         for name in SCHEDULES:
             await store.remove_schedule(name, request=known.ids.request(900_000))
         if known.limited:
