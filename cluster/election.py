@@ -157,8 +157,16 @@ class Election(BackgroundRole):
         except (StoreError, TimeoutError) as error:
             logger.info("could not resign, the leadership expires: %s", str(error) or "no answer")
         await super().stop()
-        await self._disconnect()
+        await self.disconnect()
         self._candidacy, self._is_resigning, self._leader = "", False, None
+
+    async def disconnect(self) -> None:
+        """Close the connection of the election; the next campaign opens another."""
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(min(self._ttl / 5, MAX_CLOSE)):
+                    await client.close()
 
     # -- campaigns -------------------------------------------------------------------------------------------------
 
@@ -170,7 +178,7 @@ class Election(BackgroundRole):
                     await self._round()
                 self.last_error = None
             except LayoutError:
-                await self._disconnect()
+                await self.disconnect()
                 raise
             except (StoreError, TimeoutError) as error:
                 if repr(error) != repr(self.last_error):
@@ -178,9 +186,9 @@ class Election(BackgroundRole):
                     logger.warning("election: %s; the node campaigns again when the coordinator answers", told)
                 self.last_error = error
                 self._known_until = min(self._known_until, self._answered_at + self._ttl)
-                await self._disconnect()
+                await self.disconnect()
             except Exception:
-                await self._disconnect()
+                await self.disconnect()
                 raise
             await self._wait()
 
@@ -242,13 +250,6 @@ class Election(BackgroundRole):
                 await client.open()
             self._client = client
         return self._client
-
-    async def _disconnect(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            with contextlib.suppress(StoreError, TimeoutError):
-                async with asyncio.timeout(min(self._ttl / 5, MAX_CLOSE)):
-                    await client.close()
 
     async def _wait(self) -> None:
         """Wait until the next campaign is due, `soon` is called, or the coordinator reports a change of the leader."""

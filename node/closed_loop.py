@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from peerjob.model.errors import NodeStateError
@@ -33,16 +33,17 @@ async def release(runtime: NodeRuntime, store: Store, name: str) -> None:
     await runtime.lease.end_without_loop()
     runtime.capture.stop()
     runtime.executor.abandon()
-    try:
-        async with asyncio.timeout(LEAVE_LIMIT):
-            await store.leave(runtime.incarnation)
-    except Exception as error:  # noqa: BLE001  # not retried: if the node cannot leave, the lease expires
-        logger.debug("node %r could not leave: %r", name, error)
-    try:
-        async with asyncio.timeout(LEAVE_LIMIT):
-            await store.close()
-    except Exception as error:  # noqa: BLE001  # what belongs to the closed loop cannot be closed
-        logger.debug("node %r could not close each connection: %r", name, error)
+    steps: dict[str, Callable[[], Awaitable[object]]] = {
+        "leave": lambda: store.leave(runtime.incarnation),  # not retried: if the node cannot leave, the lease expires
+        "close the connection of its election": runtime.election.disconnect,
+        "close each connection": store.close,
+    }
+    for what, step in steps.items():
+        try:
+            async with asyncio.timeout(LEAVE_LIMIT):
+                await step()
+        except Exception as error:  # noqa: BLE001  # what belongs to the closed loop cannot be closed
+            logger.debug("node %r could not %s: %r", name, what, error)
 
 
 def task_of_this_loop(

@@ -62,7 +62,7 @@ async def use_again(node: Node, pids: list[str]) -> None:
     await node.stop()
     assert not node.is_healthy
     await until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids))
-    await until(lambda: not any(one.name.startswith("peerjob-lease") for one in threading.enumerate()))
+    await until(lambda: not any(one.name.startswith("peerjob") for one in threading.enumerate()))
     node.unregister("process")
     async with node:
         assert await (await node.schedule(ADD, 3, 4)).result(30) == 7
