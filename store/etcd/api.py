@@ -63,6 +63,7 @@ class EtcdEndpoint:
     def __init__(self, target: str, address: EtcdAddress, certificates: Sequence[bytes | None]) -> None:
         begin_grpc()
         self.target = target
+        self._loop = asyncio.get_running_loop()
         if address.tls:
             ca, cert, key = certificates
             self._channel = aio.secure_channel(target, grpc.ssl_channel_credentials(ca, key, cert), options=_OPTIONS)
@@ -95,8 +96,17 @@ class EtcdEndpoint:
                 reply = await stream.read()
 
     async def close(self) -> None:
-        """End the connection and all calls on it."""
-        await self._channel.close()
+        """End the connection and all calls on it.
+
+        If its event loop was closed, gRPC cannot cancel the calls. It ends the connection with the channel object.
+        """
+        if not self.is_loop_closed:
+            await self._channel.close()
+
+    @property
+    def is_loop_closed(self) -> bool:
+        """Whether its event loop was closed: then gRPC can make no call."""
+        return self._loop.is_closed()
 
 
 async def _first_reply(stream: Any, requests: Sequence[Any]) -> Any:

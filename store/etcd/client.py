@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
 
+from peerjob.model.child_tasks import end
 from peerjob.model.clock import Clock
 from peerjob.model.errors import OptionError, PeerjobError, StoreError, StoreUnavailableError
 from peerjob.store.calls import opened_before_fork
@@ -64,13 +65,9 @@ class EtcdClient:
     async def close(self) -> None:
         if self._is_inherited:
             return  # gRPC waits for threads that only the parent has
-        # tasks of an event loop that was closed without a stop never end
-        tasks = [task for task in self._tasks if not task.get_loop().is_closed()]
+        tasks, self._tasks = self._tasks, set()
         endpoints, self._endpoints = self._endpoints, []
-        self._tasks.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
         for endpoint in endpoints:
             await endpoint.close()
         if endpoints:
@@ -90,7 +87,10 @@ class EtcdClient:
             raise StoreUnavailableError(self.address.url, "this store is not open")
         if self._is_inherited:
             raise StoreError(opened_before_fork(self.address.url))
-        return self._endpoints[self._at]
+        endpoint = self._endpoints[self._at]
+        if endpoint.is_loop_closed:
+            raise StoreError(f"the event loop in which this store at {self.address.url} was opened is closed")
+        return endpoint
 
     @property
     def _is_inherited(self) -> bool:

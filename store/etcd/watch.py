@@ -59,7 +59,7 @@ class EtcdWatch:
         cancel(self._task)
 
     def _restart(self) -> None:
-        self._task.cancel()
+        cancel(self._task)
         self._from = 0
         self._task = self._client.start(self._run(), name=self._task.get_name())
 

@@ -17,6 +17,7 @@ OTHER_STORE = pytest.mark.matrix("the store in memory stays in make test")
         pytest.param("memory://", 1, marks=pytest.mark.matrix("a quarter of the moments stays in make test")),
         pytest.param("sqlite:///FILE", 7, marks=OTHER_STORE),
         pytest.param("redis_url", 5, marks=OTHER_STORE),
+        pytest.param("etcd_url", 20, marks=OTHER_STORE),
     ],
 )
 def test_destroyed_coroutines_leave_their_closed_loop_and_a_restarted_node_alone(
