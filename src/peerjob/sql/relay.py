@@ -142,8 +142,7 @@ class _Aside:
     async def close(self) -> None:
         """End the thread and the connections, after the end of a call."""
         if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait([self._reading])  # a call of a thread has some seconds to end
+            await end([self._reading])  # a call of a thread has some seconds to end
         if self._thread is not None:
             self._thread.shutdown()
             await self._database.close()

@@ -18,6 +18,7 @@ from peerjob.handles.manager import Manager
 from peerjob.handles.scoped_manager import ScopedManager
 from peerjob.handles.stats import Stats
 from peerjob.model.activity import Activity
+from peerjob.model.child_tasks import cancel
 from peerjob.model.clock import to_us
 from peerjob.model.errors import PeerjobError
 from peerjob.model.firing import Leader
@@ -105,7 +106,7 @@ class Samples:
 
     def _end_without_readers(self) -> None:
         if not self._readers and self._loop_task is not None:
-            self._loop_task.cancel()
+            cancel(self._loop_task)
             self._loop_task = None
 
     async def _run(self) -> None:
