@@ -147,8 +147,9 @@ class Enqueuer:
                     if added is not None:
                         added(first, batch, answers[number])
                 except Exception as error:  # noqa: BLE001  # the batches that are under way end first
-                    errors[number] = error
-                await asyncio.sleep(0)  # a store in memory answers at once
+                    errors[number] = error  # without a wait: Python can destroy this coroutine by such an error
+                else:
+                    await asyncio.sleep(0)  # a store in memory answers at once
 
         for problem in await asyncio.gather(*(send() for _ in range(requests)), return_exceptions=True):
             if problem is not None:

@@ -154,6 +154,29 @@ async def test_after_an_error_no_further_batch_is_sent() -> None:
     assert caught.value.is_unsure
 
 
+def test_a_bulk_call_that_python_destroys_awaits_nothing_more() -> None:
+    """A driver can raise an error of its own when Python destroys it after its event loop was closed."""
+
+    class Destroyed(Sender):
+        async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
+            try:
+                return await super().enqueue(instances, node=node)
+            except GeneratorExit:
+                raise StoreUnavailableError("redis://away", "the event loop is closed") from None
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda _loop, _context: None)  # asyncio tells each lost task
+    sender = Destroyed()
+    adding = loop.create_task(enqueuer(sender).add_many(make.instances(2)))
+    while not sender.batches:
+        loop.run_until_complete(asyncio.sleep(0))
+    tasks = asyncio.all_tasks(loop)
+    loop.close()
+    assert len(tasks - {adding}) == 1
+    for task in tasks:
+        cast(Any, task.get_coro()).close()
+
+
 async def test_callers_that_ask_again_and_again_take_turns() -> None:
     sender = Sender()
     to = enqueuer(sender)
