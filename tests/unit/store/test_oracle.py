@@ -8,7 +8,7 @@ from peerjob.model.firing import Fire, FireAnswer, FireOutcome, FireRecord, Fire
 from peerjob.model.record import Action, StoreLimits, Transition
 from peerjob.model.state import State
 from peerjob.store.kv.format.rows import Row, extended
-from peerjob.store.kv.queue import commit
+from peerjob.store.kv.queue import outcome_source
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
 from support.oracle import moments
@@ -149,7 +149,7 @@ async def test_no_call_is_near_a_moment_at_which_something_changes_by_itself(
 
 @pytest.mark.matrix("what plays the programs is a tool for tests")
 def test_a_slip_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commit, "extended", without_note)
+    monkeypatch.setattr(outcome_source, "extended", without_note)
     failing = next(program for program in map(generate, range(1, 100)) if judge(program, "memory://").differences)
     small = smaller(failing, "memory://", tries=60)
     assert judge(small, "memory://").differences
