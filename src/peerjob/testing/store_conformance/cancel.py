@@ -52,10 +52,12 @@ class CancelRules(StoreSuite):
         assert await self.cancel(store) == []
 
     async def test_an_id_that_comes_twice_has_one_answer_and_one_end(self, store: Store) -> None:
-        running, queued = self.make.instances(2)
-        await store.enqueue([running, queued])
+        (running,) = instances = self.make.instances(1)
+        await store.enqueue(instances)
         peer, waiter = await self.join(store), await self.join(store, "waiter")
         await peer.take(1)
+        (queued,) = instances = self.make.instances(1)
+        await store.enqueue(instances)
         await store.watch_final(waiter.incarnation, [queued.id])
         answers = await self.cancel(store, queued.id, running.id, queued.id, running.id)
         assert answers == [State.SCHEDULED, State.PROCESSING] * 2
