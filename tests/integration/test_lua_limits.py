@@ -601,6 +601,19 @@ def gate_of(here: Site, batch: Sequence[NewInstance]) -> list[object]:
         return [states, entries, *rows, [len(server.get(here.key(f"{one}:{new.id}"))) for one in "ia" for new in batch]]
 
 
+def scripts_of(store: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the scripts that a store runs durably from now on."""
+    used: list[str] = []
+    run = store._driver.run_durably
+
+    async def noting(*calls: Any) -> Any:
+        used.extend(name for name, _ in calls)
+        return await run(*calls)
+
+    monkeypatch.setattr(store._driver, "run_durably", noting)
+    return used
+
+
 @pytest.mark.parametrize("concurrency", [1, 2, 6])
 async def test_an_enqueue_of_one_instance_does_at_its_gate_what_an_enqueue_of_many_does(
     site: MakeSite, concurrency: int, monkeypatch: pytest.MonkeyPatch
@@ -612,14 +625,7 @@ async def test_an_enqueue_of_one_instance_does_at_its_gate_what_an_enqueue_of_ma
         here = site()
         store: Any = await here.open(retry_for=0)
         await store.publish_limits([KindLimits(kind="work", key_concurrency=concurrency)])
-        driver, used = store._driver, set[str]()
-        run = driver.run_durably
-
-        async def noting(*calls: Any, run: Any = run, used: set[str] = used) -> Any:
-            used.update(name for name, _ in calls)
-            return await run(*calls)
-
-        monkeypatch.setattr(driver, "run_durably", noting)
+        used = scripts_of(store, monkeypatch)
         batch = [
             here.make.instance(limit_key=key, key_concurrency=concurrency, priority=priority)
             for priority in (5, 5, 7, 5, 3, 3, 9, -1)
@@ -628,7 +634,7 @@ async def test_an_enqueue_of_one_instance_does_at_its_gate_what_an_enqueue_of_ma
         for new in batch:
             store._cheap_script = "enqueue_one" if cheap else ""
             assert (await store.enqueue([new]))[0].is_new
-        scripts.append(used & {"enqueue", "enqueue_keyed"})
+        scripts.append({*used} & {"enqueue", "enqueue_keyed"})
         assert (await store.enqueue([batch[0]]))[0].repeated
         found.append(gate_of(here, batch))
     assert found[0] == found[1]
@@ -645,14 +651,7 @@ async def test_an_enqueue_of_a_batch_does_at_its_gates_what_enqueues_of_one_do(
         here = site()
         store: Any = await here.open(retry_for=0)
         await store.publish_limits([KindLimits(kind="work", key_concurrency=concurrency)])
-        driver, used = store._driver, list[str]()
-        run = driver.run_durably
-
-        async def noting(*calls: Any, run: Any = run, used: list[str] = used) -> Any:
-            used.extend(name for name, _ in calls)
-            return await run(*calls)
-
-        monkeypatch.setattr(driver, "run_durably", noting)
+        used = scripts_of(store, monkeypatch)
         batches = [
             [here.make.instance(limit_key=key, key_concurrency=concurrency, priority=5) for key in keys.split()]
             for keys in ("k k k2", "k k2 k2 k2", "k k k k k k", "k k k k k2", " ".join(["k2"] * 9))
