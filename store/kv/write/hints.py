@@ -7,7 +7,6 @@ lease. To wake an idle node, a store deletes the registration of the node, so on
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -71,6 +70,27 @@ class Wakeups(msgspec.Struct):
         for name in plan.freed:
             self.freed[name] = self.freed.get(name, 0) + 1
         self.delayed += plan.delayed
+
+
+class _Chosen:
+    """The idle nodes that are chosen to be woken, each for one reason."""
+
+    def __init__(self, waiting: Sequence[tuple[str, Entry, frozenset[str]]], groups: Mapping[str, str]) -> None:
+        self._waiting = waiting
+        """The others, with their kinds."""
+        self._groups = groups
+        self.nodes: list[tuple[str, Entry]] = []
+        self.reasons: list[Set[str]] = []
+        """The kinds for which each of the nodes was chosen."""
+
+    def choose(self, kinds: Set[str], most: int) -> int:
+        """Choose up to so many nodes that can run one of some kinds; returns how many there are."""
+        names = {*kinds, *(self._groups[kind] for kind in kinds & self._groups.keys())}
+        able = [node for node in self._waiting if not node[2].isdisjoint(names)][: max(0, most)]
+        self._waiting = [node for node in self._waiting if node not in able]
+        self.nodes += [(key, entry) for key, entry, _ in able]
+        self.reasons += [kinds] * len(able)
+        return len(able)
 
 
 class Hints:
@@ -176,44 +196,34 @@ class Hints:
 
     async def _wake(self, wakeups: Wakeups, idle: Sequence[tuple[str, Entry]], lease: int) -> None:
         """Wake idle nodes: one for each due instance, one for a full claim, one for a new earliest due time."""
-        has_groups = any(_GROUP in self._kinds(entry) for _, entry in idle)
-        groups = await self._groups((*wakeups.ready, *wakeups.any_of, *wakeups.opened)) if has_groups else {}
-        able = partial(self._able, idle, wakeups.except_for, groups)
-        wanted = await self._limited.wanted(wakeups.ready, wakeups.any_of, wakeups.full, wakeups.opened, idle, able)
+        groups: Mapping[str, str] = {}
+        if any(_GROUP in self._kinds(entry) for _, entry in idle):
+            kinds = {*wakeups.ready, *wakeups.any_of, *wakeups.opened, *(kind for _, kind in wakeups.delayed)}
+            groups = await self._groups(kinds | await self._limited.kinds_of(wakeups.full))
+        chosen = self._waiting(idle, wakeups.except_for, groups)
+        await self._limited.wake(wakeups.ready, wakeups.any_of, wakeups.full, wakeups.opened, idle, chosen.choose)
         if wakeups.delayed:
             due_us, kind = min(wakeups.delayed)
             if await self._is_earliest(due_us):
-                wanted.append(({kind}, 1))
-        if has_groups:
-            wanted = [(kinds | {*(await self._groups(kinds)).values()}, count) for kinds, count in wanted]
+                chosen.choose({kind}, 1)
         for _ in range(ROUNDS):
-            waiting = [
-                (key, entry, self._kinds(entry))
-                for key, entry in sorted(idle, key=lambda item: item[1].mod)
-                if key[len(self._keys.idle) :] != wakeups.except_for
-            ]
-            chosen: list[tuple[str, Entry]] = []
-            reasons: list[int] = []
-            for reason, (kinds, count) in enumerate(wanted):
-                woken = [node for node in waiting if not node[2].isdisjoint(kinds)][:count]
-                chosen.extend((key, entry) for key, entry, _ in woken)
-                reasons.extend(reason for _ in woken)
-                waiting = [node for node in waiting if node not in woken]
-            missed = await self._deregister(chosen, lease)
+            missed = await self._deregister(chosen.nodes, lease)
             if not any(missed):
                 return
-            short = [reason for reason, miss in zip(reasons, missed, strict=True) if miss]
-            wanted = [(wanted[reason][0], short.count(reason)) for reason in sorted(set(short))]
+            short = [reason for reason, miss in zip(chosen.reasons, missed, strict=True) if miss]
             (answer,) = await self._kv.read([below(self._keys.idle)])
-            idle = answer.items
+            chosen = self._waiting(answer.items, wakeups.except_for, groups)
+            for reason in short:
+                chosen.choose(reason, 1)
 
-    def _able(
-        self, idle: Sequence[tuple[str, Entry]], except_for: str, groups: Mapping[str, str], kinds: Set[str]
-    ) -> int:
-        """How many idle nodes can run one of these kinds. If the group of a kind is unknown, all groups count."""
-        others = (self._kinds(entry) for key, entry in idle if key[len(self._keys.idle) :] != except_for)
-        names = {*kinds, *(groups.get(kind, _GROUP) for kind in kinds)}
-        return sum(not node.isdisjoint(names) for node in others)
+    def _waiting(self, idle: Sequence[tuple[str, Entry]], except_for: str, groups: Mapping[str, str]) -> _Chosen:
+        """The nodes to choose from, in the order in which they became idle."""
+        waiting = [
+            (key, entry, self._kinds(entry))
+            for key, entry in sorted(idle, key=lambda item: item[1].mod)
+            if key[len(self._keys.idle) :] != except_for
+        ]
+        return _Chosen(waiting, groups)
 
     async def _is_earliest(self, due_us: int) -> bool:
         (answer,) = await self._kv.read([self._queues.delayed_heads()])

@@ -1,8 +1,8 @@
-"""How many idle nodes to wake for instances of kinds with limits: at most as many as the limits allow claims."""
+"""Chooses idle nodes to wake for instances of kinds with limits: at most as many as the limits allow claims."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 
 from peerjob.model.stored_limit import MAX_CONCURRENCY
 from peerjob.store.kv.format.base import Entry, KeyValue
@@ -11,8 +11,8 @@ from peerjob.store.kv.index.counts import READY, Counts
 
 from .limit_rules import Alarms, LimitsInUse, LimitState, Rules
 
-Wanted = list[tuple[set[str], int]]
-"""Sets of kinds, each with the number of nodes to wake that can run one of them."""
+Choose = Callable[[Set[str], int], int]
+"""Chooses up to so many idle nodes that can run one of some kinds, each node once; returns how many it chose."""
 
 
 class LimitedWakes:
@@ -27,39 +27,45 @@ class LimitedWakes:
         self._counts = counts
         self._now_us = now_us
 
-    async def wanted(
+    async def wake(
         self,
         ready: Mapping[str, int],
         any_of: Collection[str],
         freed: Collection[str],
         opened: Collection[str],
         idle: Sequence[tuple[str, Entry]],
-        able: Callable[[Set[str]], int],
-    ) -> Wanted:
-        """How many nodes to wake.
+        choose: Choose,
+    ) -> None:
+        """Choose nodes to wake.
 
         `ready` counts instances that became claimable; `any_of` are kinds of which a claim left instances; `freed` are
         shared limits that were full before permits were given back; `opened` are kinds whose limits were changed.
-        `able` tells how many idle nodes can run one of some kinds, at most.
         """
+        of_freed = await self.kinds_of(freed)
         rules = await self._limit_rules.current()
-        of_freed = {kind for name in freed if name in rules.limits for kind in rules.limits[name].kinds}
         limited = rules.kinds.keys() & {*ready, *any_of, *of_freed}
         if not limited and not opened:
-            return _plain(ready, any_of)
-        more = await self._more_claims(rules, limited | set(opened), sorted(of_freed | set(opened)), idle, able)
-        wanted: Wanted = []
+            for kind, count in ready.items():
+                choose({kind}, count)
+            if any_of:
+                choose({*any_of}, 1)
+            return
+        more = await self._more_claims(rules, limited | set(opened), sorted(of_freed | set(opened)), idle, choose)
         for kind, count in ready.items():
-            more.want(wanted, {kind}, count)
+            more.wake({kind}, count)
         if left := {kind for kind in any_of if more.of(kind) > 0}:
-            wanted.append((left, 1))
+            choose(left, 1)
         for kind in opened:
-            more.want(wanted, {kind}, more.queued.get(kind, 0))
+            more.wake({kind}, more.queued.get(kind, 0))
         for name in freed:
             if name in rules.limits:
                 kinds = {kind for kind in rules.limits[name].kinds if more.queued.get(kind) and more.of(kind) > 0}
-                more.want(wanted, kinds, sum(more.queued[kind] for kind in kinds))
-        return wanted
+                more.wake(kinds, sum(more.queued[kind] for kind in kinds))
+
+    async def kinds_of(self, names: Iterable[str]) -> set[str]:
+        """The kinds of shared limits."""
+        limits = (await self._limit_rules.current()).limits
+        return {kind for name in names if name in limits for kind in limits[name].kinds}
 
     async def were_full(self, freed: Mapping[str, int]) -> list[str]:
         """The shared limits that were full before so many permits of each were given back."""
@@ -78,7 +84,7 @@ class LimitedWakes:
         kinds: Collection[str],
         counted: Sequence[str],
         idle: Sequence[tuple[str, Entry]],
-        able: Callable[[Set[str]], int],
+        choose: Choose,
     ) -> _MoreClaims:
         names = list(dict.fromkeys(name for kind in kinds for name in rules.shared(kind)))
         reads = [read for name in names for read in self._limit_rules.reads(name)]
@@ -90,7 +96,7 @@ class LimitedWakes:
         for kind, answer in zip(counted, answers[len(reads) :], strict=True):
             values = self._counts.summed(answer).get(self._keys.kind(kind))
             queued[kind] = 0 if values is None else max(0, values[READY])
-        return _MoreClaims(rules, states, Alarms(self._keys, idle, live), queued, able)
+        return _MoreClaims(rules, states, Alarms(self._keys, idle, live), queued, choose)
 
 
 class _MoreClaims:
@@ -102,10 +108,10 @@ class _MoreClaims:
         states: Mapping[str, LimitState],
         alarms: Alarms,
         queued: Mapping[str, int],
-        able: Callable[[Set[str]], int],
+        choose: Choose,
     ) -> None:
         self._rules = rules
-        self._able = able
+        self._choose = choose
         self._states = states
         self._alarms = alarms
         self._left = {name: state.free for name, state in states.items()}
@@ -125,18 +131,11 @@ class _MoreClaims:
             most = min(most, self._left[name] if state.starts > 0 else 1)
         return most
 
-    def want(self, wanted: Wanted, kinds: set[str], count: int) -> None:
-        """Want nodes for instances of some kinds: as many as the limits allow, and as are there.
+    def wake(self, kinds: Set[str], count: int) -> None:
+        """Choose nodes for instances of some kinds: as many as the limits allow, and as are there.
 
         Kinds without an idle node leave the room in a shared limit to others.
         """
-        count = min(count, max(map(self.of, kinds), default=0), self._able(kinds))
-        if count > 0:
-            wanted.append((kinds, count))
-            for name in {name for kind in kinds for name in self._rules.shared(kind)}:
-                self._left[name] -= count
-
-
-def _plain(ready: Mapping[str, int], any_of: Collection[str]) -> Wanted:
-    wanted = [({kind}, count) for kind, count in ready.items()]
-    return [*wanted, (set(any_of), 1)] if any_of else wanted
+        chosen = self._choose(kinds, min(count, max(map(self.of, kinds), default=0)))
+        for name in {name for kind in kinds for name in self._rules.shared(kind)}:
+            self._left[name] -= chosen

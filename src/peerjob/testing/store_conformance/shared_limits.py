@@ -226,6 +226,14 @@ class SharedLimitRules(LimitSuite):
         await store.enqueue([*self.make.instances(3, kind="a"), *self.make.instances(1, kind="b")])
         assert await self.woken(sleepers, 2) == ["a", "b"]
 
+    async def test_a_node_that_can_run_two_kinds_of_a_limit_takes_room_for_one(self, store: Store) -> None:
+        await self.limit(store, "a", "b", "c", concurrency=2)
+        sleepers = [await self.join(store, "both", ("a", "b")), await self.join(store, "other", ("c",))]
+        for sleeper in sleepers:
+            assert await sleeper.take() == ()
+        await store.enqueue([self.make.instance(kind=kind) for kind in ("a", "b", "c")])
+        assert await self.woken(sleepers, 2) == ["both", "other"]
+
     async def test_more_concurrency_lets_more_go_at_once(self, store: Store) -> None:
         await self.limit(store, concurrency=1)
         await store.enqueue(self.make.instances(5))
