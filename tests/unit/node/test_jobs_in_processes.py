@@ -36,7 +36,7 @@ async def node() -> AsyncIterator[Node]:
 
 
 async def begun(path: Path) -> int:
-    """Wait until a body has reported its pid."""
+    """Wait until a body has reported its pid, and the node knows that the body began."""
 
     def read() -> str:
         return path.read_text() if path.exists() else ""
@@ -45,6 +45,8 @@ async def begun(path: Path) -> int:
         return read() != ""
 
     await until(has_pid)
+    for _ in range(2):  # the process told its node before, and the loop reads the connection in its next pass
+        await asyncio.sleep(0)
     return int(read())
 
 
