@@ -32,7 +32,6 @@ READY = "Ready to accept connections"
 # Below the range from which the kernel picks ports of outgoing connections: a client that retries a dead
 # server's port there could be given that very port and connect to itself, or keep the restart from it.
 PORTS = range(12_000, 32_000)
-_claims: list[socket.socket] = []
 _CLUSTER_SETTINGS = (
     *("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"),
     *("--cluster-node-timeout", "2000", "--cluster-announce-ip", "127.0.0.1"),
@@ -442,7 +441,7 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             claim.bind(("127.0.0.1", port))
             probe.bind(("127.0.0.1", port))
-            _claims.append(claim)
+            claim.detach()  # it stays open until this process ends, which is no leak
             return port
         claim.close()
     raise RuntimeError("found no free loopback port")
