@@ -217,6 +217,8 @@ async def test_a_server_that_answers_late_has_stalls(
         await until(lambda: lost(watched.spans(), paused_us, now_us()) > TOLD)
         server.resume()
         assert stalls.between(paused_us, now_us()) > TOLD
+        assert stalls.last_end(paused_us, now_us(), least=TOLD) > paused_us
+        assert stalls.last_end(paused_us, now_us(), least=PATIENCE) == paused_us
 
 
 def wait_for_end(pid: int) -> None:

@@ -92,6 +92,17 @@ class Peers:
         """When the process of a node stood still, for any reason."""
         return stalls_in(line for child in self.children if child.pid == pid for line in child.lines)
 
+    def recovery(self, killed_us: int, claimed_us: int) -> float:
+        """Seconds from the end of a node until a peer has taken its claims back, without stalls.
+
+        A peer reaps once its renewals were answered for a TTL. A stall can leave one without an answer. Then this TTL
+        begins anew, and so does the time.
+        """
+        began_us = self.stalls.last_end(killed_us, claimed_us, least=TTL / 10)
+        whole, seconds = (claimed_us - killed_us) / 1_000_000, self.stalls.took(began_us, claimed_us)
+        print(f"recovery: {whole:.2f} s at a lease of {TTL} s, {seconds:.2f} s since a stall and without stalls")
+        return seconds
+
     def _stalls_of_others(self) -> list[Span]:
         nodes = [span for child in self.children if not child.was_paused for span in stalls_in(child.lines)]
         return [*nodes, *(span for server in self.servers for span in server.spans())]

@@ -43,10 +43,13 @@ class Stalls:
 
         A stall that has just ended is noted a moment later, which this waits for.
         """
-        with self._news:
-            self._news.wait_for(lambda: self._noted_us >= last_us or self._over)
-            spans = [*self._spans, *self._others()]
-        return lost(spans, first_us, last_us)
+        return lost(self._until(last_us), first_us, last_us)
+
+    def last_end(self, first_us: int, last_us: int, *, least: float) -> int:
+        """The end of the last stall between two moments that took `least` seconds, or the first moment."""
+        spans = self._until(last_us)
+        long = [end for begin, end in spans if end - begin >= least * 1_000_000 and first_us < end <= last_us]
+        return max(long, default=first_us)
 
     def took(self, first_us: int, last_us: int | None = None) -> float:
         """Seconds between two moments, or until now, without those that were lost."""
@@ -62,6 +65,11 @@ class Stalls:
     ) -> None:
         self._over = True
         self._thread.join()
+
+    def _until(self, last_us: int) -> list[Span]:
+        with self._news:
+            self._news.wait_for(lambda: self._noted_us >= last_us or self._over)
+            return [*self._spans, *self._others()]
 
     def _watch(self) -> None:
         while not self._over:
