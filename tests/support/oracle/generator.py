@@ -104,7 +104,7 @@ class Generator(FlowGenerator):
         self.outcomes = ("fired", "triggered") if limits.max_fires < 1_000 else OUTCOMES
         ops = [Op("join", self._join_of(number, new=True)) for number in range(NODES)]
         if self.is_limited:
-            ops.append(Op("publish_limits", self._publish_limits()))
+            ops += [Op("publish_limits", self._publish_limits()), *self.sleepers()]
         if self.is_flowing:
             ops.append(Op("require_layout"))
         operations = round(operations * FLOW_LENGTH) if self.is_flowing else operations

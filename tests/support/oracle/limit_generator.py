@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 from .fire_generator import HOUR, KINDS, FireGenerator
+from .program import Op
 
 LIMITED = 0.5
 """The share of programs with limits."""
@@ -16,6 +17,8 @@ RATED = 0.3
 """
 CHANGED = 0.3
 """The share of instances that bring another concurrency of their key, as those of another build of the code do."""
+SLEEPING = 0.5
+"""The share of programs with limits but without rates that begin with idle nodes."""
 LIMIT_KEYS = ("x", "y", "\u00fc/%")
 LIMIT_WEIGHTS = {"publish_limits": 1, "set_limit": 2.5, "pause_kind": 2, "throttle": 1.5, "check_limits": 1}
 
@@ -30,8 +33,22 @@ class LimitGenerator(FireGenerator):
         drawn = self._drawn = random.Random(f"limits {seed}")
         self.is_limited = drawn.random() < LIMITED
         self.is_rated = self.is_limited and drawn.random() < RATED
+        self._sleeping = random.Random(f"sleepers {seed}")
         self._names = {kind: drawn.choice(((), ("l",), ("l", "m"), ("m",))) for kind in KINDS}
         self._keys = {kind: drawn.choice((0, 1, 1, 2)) for kind in KINDS}
+
+    def sleepers(self) -> list[Op]:
+        """Two idle nodes that share the kinds, and an instance of each kind."""
+        drawn = self._sleeping
+        if self.is_rated or drawn.random() > SLEEPING:
+            return []
+        kinds, cut = drawn.sample(KINDS, len(KINDS)), drawn.choice((1, 2))
+        claims = [{"kinds": dict.fromkeys(some, 5), "limit": 5} for some in (kinds[:cut], kinds[cut:])]
+        works = [{"n": 5_000_000 + place, "kind": kind} for place, kind in enumerate(drawn.sample(KINDS, len(KINDS)))]
+        return [
+            *(Op("claim", claim | {"node": node}) for node, claim in enumerate(claims)),
+            Op("enqueue", {"works": works}),
+        ]
 
     def work(self) -> Given:
         given = super().work()

@@ -302,6 +302,14 @@ class Reference:
             if left.of(kind) > 0 and any(not instances[id].suspect for _, _, id in queue)
         }
 
+    def ready(self) -> set[str]:
+        """The instances in the queues of their kinds."""
+        return {id for queue in self._state.ready.values() for _, _, id in queue}
+
+    def room_for(self, ids: Collection[str]) -> dict[str, int]:
+        """The kinds of some instances, and how many more claims of each its limits allow."""
+        return {kind: self.remaining(kind) for kind in {self._state.instances[id].kind for id in ids}}
+
     def _sharing(self, kind: str) -> list[str]:
         """The kinds that share a limit with a kind, and itself."""
         names = set(rules_of(self._transaction(), kind).names)

@@ -168,7 +168,7 @@ class Lockstep:
             self._reference.at(after_us)
             chosen.gone = await self._gone(self._reference.removable())
         self._reference.follow(chosen)
-        finals = self._reference.finals()
+        finals, ready = self._reference.finals(), self._reference.ready()
         may_be_linked = self._reference.linked(made.untold) or not self._known.durable.isdisjoint(made.untold)
         before = self._reference.copied() if may_be_linked else None
         ours = await answer(made.call, self._ours)
@@ -201,7 +201,8 @@ class Lockstep:
         if found:
             raise Found(found)
         if made.moves:
-            await self._hear(made, how)
+            queued = self._reference.ready() - ready if made.verb == "enqueue" else ()
+            await self._hear(made, how, self._reference.room_for(queued))
         return theirs
 
     def _compare(self, made: Made, ours: Any, theirs: Any, how: str = "", first: Any = None) -> list[str]:
@@ -402,8 +403,8 @@ class Lockstep:
         for number in sorted(self._known.nodes):
             await self._perform(0, Op("renew", {"node": number}))
 
-    async def _hear(self, made: Made, how: str) -> None:
-        """Hold that an idle incarnation has a hint of due work.
+    async def _hear(self, made: Made, how: str, queued: Mapping[str, int]) -> None:
+        """Hold that an idle incarnation has a hint of due work; `queued` has the kinds that the call has queued.
 
         Its next renewal can tell instead if the caller gave the call up, or if the hint went to one that waits no more.
         An incarnation that leaves does not pass on the hints that it has not read.
@@ -414,10 +415,12 @@ class Lockstep:
         for incarnation in self._sleepers.absent:
             if self._reference.has_ended(incarnation):
                 self._sleepers.has_ended(incarnation, may_be_told=made.verb in ("leave", "reap"))
-        store = self._engine.store
-        unheard = await self._sleepers.unheard(store, self._reference.ready_kinds())
+        store, kinds = self._engine.store, self._reference.ready_kinds()
+        unheard = await self._sleepers.unheard(store, kinds, queued)
         for kind, able in unheard.items():
-            if not (how == "cancelled" or await self._sleepers.is_told(store, kind)):
+            others = kinds[kind] if kind in queued else [kind]
+            told = [await self._sleepers.is_told(store, other) for other in others]
+            if not (how == "cancelled" or any(told)):
                 raise Found([f"no hint tells any of {able} of due work of kind {kind!r}"])
             if not await self._renewal_tells(able):
                 raise Found([f"no hint and no renewal tells any of {able} of due work of kind {kind!r}"])

@@ -6,7 +6,7 @@ next renewal can say so instead if the caller gave the call up, or if the hint w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 
 from peerjob.model.record import Claimed, Want
@@ -80,19 +80,31 @@ class Sleepers:
         """The idle incarnations that can run a kind."""
         return [incarnation for incarnation, kinds in self.kinds.items() if kind in kinds]
 
-    async def unheard(self, store: Store, kinds: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
+    async def unheard(
+        self, store: Store, kinds: Mapping[str, Collection[str]], queued: Mapping[str, int]
+    ) -> dict[str, list[str]]:
         """The kinds of due work of which no idle incarnation has a hint, with those incarnations.
 
-        `kinds` has for each kind those that share a limit with it: one hint for all of them can be enough.
+        `kinds` has for each kind those that share a limit with it: one hint for all of them can be enough. But to a
+        kind that the call has queued, the others leave what `queued` says, less one for each of their hints.
         """
         self._told &= kinds.keys()
         left: dict[str, list[str]] = {}
         for kind in sorted(kinds):
             able = self.able(kind)
-            heard = [incarnation for other in kinds[kind] for incarnation in self.able(other)]
-            if able and not self._hinted & {*heard} and not await self._hinted_now(store, heard):
+            heard = {incarnation for other in kinds[kind] for incarnation in self.able(other)}
+            if able and not await self._are_hinted(store, {*able}, heard, queued.get(kind, 1)):
                 left[kind] = able
         return left
+
+    async def _are_hinted(self, store: Store, able: Set[str], heard: Set[str], enough: int) -> bool:
+        """Whether one of the able incarnations has a hint, or enough of all that share a limit."""
+        while True:
+            hinted = self._hinted & heard
+            if hinted & able or len(hinted) >= enough:
+                return True
+            if not await self._hinted_now(store, heard - hinted):
+                return False
 
     async def is_told(self, store: Store, kind: str) -> bool:
         """Whether a hint of due work of a kind came to an incarnation that need not claim it."""
