@@ -202,7 +202,7 @@ class ChangeListener:
     def _changed(self, instance: Instance[Any], *states: State) -> None:
         """Call the processors of an instance for each of the states, which this node set without running the body."""
         with contextlib.suppress(ValueError):  # ignored: unreadable options name no processor to call
-            policy = self._runner.policy_of(instance.kind, decode_spec(instance.record.spec))
+            policy = self._runner.policy_of(self._registry.find(instance.kind), decode_spec(instance.record.spec))
             if policy is not None and policy.on_state_change is not None:
                 callback = policy.on_state_change
                 self._processors.tell(None, instance, *((callback, state) for state in states))

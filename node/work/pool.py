@@ -245,7 +245,7 @@ class Pool:
         # use the captured context variables: the current ones can belong to a run that has just ended
         run.variables = self.context_vars.captured
         run.task = self._loop.create_task(self._work(run), context=run.variables.copy())
-        if run.claim.suspect:
+        if run.suspect:
             self._loop.call_later(PROBATION, self._waker.hint)
 
     async def _work(self, run: Run) -> None:
@@ -271,13 +271,14 @@ class Pool:
 
     def _finished(self, run: Run) -> None:
         run.ended = True
+        run.task = None  # now, not with the next commit: objects that live until then cause garbage collections
         del self._running[run.slot]
         heapq.heappush(self._free, run.slot)
         if self._backlog:
             self.dispatch()
         if not self._running:
             self._quiet.set()
-        if run.claim.suspect:
+        if run.suspect:
             self._waker.hint()
         elif len(self._running) < self._size:
             self._waker.wake()

@@ -77,6 +77,11 @@ class Run(msgspec.Struct, eq=False):
     """The answer to the report of the start; None unless the body waits for that answer."""
     durable: DurableState | None = None
     """The steps and waits of the run; None unless its body uses a durable verb."""
+    suspect: bool = False
+    """`Claim.suspect`, kept because several steps of each run ask for it."""
+
+    def __post_init__(self) -> None:
+        self.suspect = self.claim.suspect
 
     def cancel(self, reason: Reason) -> None:
         """Ask the body to end; the first reason stays. After its end, a drain cancels the close of its resources."""
@@ -103,7 +108,7 @@ class Run(msgspec.Struct, eq=False):
 
     def on_probation(self, now: float) -> bool:
         """Whether this is a suspect that has run for less than PROBATION. See decision 0001."""
-        return self.claim.suspect and (self.started_at is None or now - self.started_at < PROBATION)
+        return self.suspect and (self.started_at is None or now - self.started_at < PROBATION)
 
     def add_line(self, line: LogLine) -> None:
         """Add a log line of the body; any thread may call it. Above MAX_UNSENT_LINES, the oldest line is dropped."""

@@ -15,6 +15,7 @@ from peerjob.model.codec import has_reference
 from peerjob.model.durable_errors import Suspended
 from peerjob.model.durations import format_seconds
 from peerjob.model.errors import ArgumentError, DecodeError, JobCancelled, JobTimedOut, Snooze, StoreError
+from peerjob.model.job import Job
 from peerjob.model.policy import Backoff, FinishedResult, Policy, Recovered, load_overrides, make_policy
 from peerjob.model.record import Action, Outcome
 from peerjob.model.references import StoredReferenceError
@@ -89,21 +90,23 @@ class InstanceRunner:
             await run.durable.flush()
         if run.context is not None:
             self._context_backend.runs.pop(run.context, None)
+            policy = run.policy
+            if policy is not None and policy.on_state_change is None and policy.on_complete is None:
+                run.context = None  # as in `Pool._finished`; only these processors get it after the run
         self._unsent_reports.add(run, outcome)
 
     def prepare(self, run: Run) -> None:
         """Find the job, the policy and the arguments; raises DecodeError for an unreadable record."""
         claim = run.claim
-        run.job = self._registry.find(claim.kind)
+        run.job = job = self._registry.find(claim.kind)
         run.binding = self._registry.binding(claim.kind)
         spec = decode_spec(claim.spec)
         run.arguments = spec.args
         run.schedule, run.nominal_us = spec.schedule or None, spec.nominal_us
-        run.policy = self.policy_of(claim.kind, spec)
+        run.policy = self.policy_of(job, spec)
 
-    def policy_of(self, kind: str, spec: Spec) -> Policy | None:
-        """The policy of the job on this node, with the options of this instance; None if no job is registered."""
-        job = self._registry.find(kind)
+    def policy_of(self, job: Job[..., Any, Any] | None, spec: Spec) -> Policy | None:
+        """The policy of a job, with the options of this instance; None without a job."""
         if job is None or not spec.overrides:
             return None if job is None else job.policy
         return make_policy(job.options | load_overrides(spec.overrides, self._local, self._registry.trusted()))
@@ -113,7 +116,7 @@ class InstanceRunner:
         claim = run.claim
         # the start of a suspect is committed before the node decodes the record: if decoding kills or freezes the node,
         # the crash must count for this instance
-        if claim.suspect and not await self._unsent_reports.commit_start(run):
+        if run.suspect and not await self._unsent_reports.commit_start(run):
             return handed_back(run, "lost before it began")
         try:
             if run.policy is None:
@@ -125,7 +128,7 @@ class InstanceRunner:
         binding, policy = run.binding, run.policy
         if binding is None or policy is None:
             return handed_back(run, "kind is no longer registered here")
-        if run.lost or not self._trusts_lease():
+        if run.lost or ((run.suspect or claim.parent) and not self._trusts_lease()):
             # the process was stopped, or the lease ended, while the node waited for an answer of the store
             return handed_back(run, HANDED_BACK["lost"])
         timeout = policy.timeout
