@@ -14,6 +14,7 @@ from peerjob.store.lua.commands.arrivals import alike_arguments, enqueue_argumen
 from peerjob.store.lua.scripts.script import Reply
 from peerjob.store.lua.store import LuaStore
 from support.lua_site import MakeSite, Site, with_each_driver
+from support.waiting import IN_TIME
 
 CHEAP = ("enqueue_one", "enqueue_alike", "enqueue_indexed", "enqueue_waking")
 NODE = "näher"
@@ -92,6 +93,19 @@ async def test_a_batch_of_one_template_stores_no_instance_again(site: MakeSite) 
     assert [record.id for record in (await store.lookup(Query())).records] == [twice.id, other.id]
 
 
+async def test_a_batch_of_one_template_wakes_an_idle_node_by_the_cheap_script(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    peer, other = await here.join(store), await here.join(store, kinds=["other"])
+    await peer.take(1)
+    await other.take(1)
+    batches = [here.make.instances(2) for _ in range(2)]
+    assert [await run(store, "enqueue_alike", *batch) for batch in batches] == [1, 1]
+    assert [hint.what for hint in await store.next_hints(peer.incarnation, IN_TIME)] == ["work"]
+    assert here.server.command("EXISTS", here.key(f"wake:{other.incarnation}")) == 0
+    assert [claim.id for claim in await peer.take(5)] == [new.id for batch in batches for new in batch]
+
+
 async def test_a_batch_of_one_template_enters_the_index_of_heads(site: MakeSite) -> None:
     here = site()
     store = await here.open()
@@ -123,7 +137,7 @@ async def watch(here: Site, store: LuaStore) -> None:
 @with_each_driver
 @pytest.mark.parametrize(
     ("prepare", "replies"),
-    [(idle, [0, 0, 0, 2]), (watch, [0, 0, 0, 0]), (index, [0, 0, 3, 3]), (lose_layout, [0, 0, 1, 1])],
+    [(idle, [0, 1, 1, 1]), (watch, [0, 0, 0, 0]), (index, [0, 0, 3, 3]), (lose_layout, [0, 0, 1, 1])],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 async def test_a_script_does_nothing_where_another_one_has_more_to_do(

@@ -41,6 +41,8 @@ _MAX_ATTEMPTS = 3
 """The maximum number of times that a set is sent, if the server loses parts of the set."""
 CHEAP_SCRIPTS = {1: "enqueue_one", 2: "enqueue_waking", 3: "enqueue_indexed"}
 """The cheap scripts that enqueue, by the reply that recommends each for the next call."""
+_BEFORE_ALIKE = {"enqueue_alike": (CHEAP_SCRIPTS[1], CHEAP_SCRIPTS[2]), "enqueue_alike_keyed": (CHEAP_SCRIPTS[1],)}
+"""The cheap scripts for a batch, by the cheap scripts for a single instance that show that they do something."""
 _SMALL = "s"
 """The first letter of the name of a small set. A claim names the kinds of a small set itself."""
 _HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedule", "l": "leader", "t": "settle"}
@@ -64,9 +66,9 @@ class LuaQueueCommands(LuaDurableCommands):
             check_id(instance.id)
         answered = False
         try:
-            if len(instances) > 1 and self._cheap_script == CHEAP_SCRIPTS[1]:
+            script = "enqueue_alike_keyed" if instances[0].limit_key else "enqueue_alike"
+            if len(instances) > 1 and self._cheap_script in _BEFORE_ALIKE[script]:
                 alike = alike_arguments(instances, node)
-                script = "enqueue_alike_keyed" if instances[0].limit_key else "enqueue_alike"
                 if alike is not None and (await self._run_durably((script, alike)))[0]:
                     return [Enqueued(instance.id, True) for instance in instances]
                 answered = alike is not None

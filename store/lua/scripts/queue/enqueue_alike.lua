@@ -1,5 +1,5 @@
 #!lua
--- As enqueue_one.lua, for a batch of instances that differ only in id and spec.
+-- As enqueue_one.lua, for a batch of instances that differ only in id and spec. It also wakes idle nodes.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     kind; priority; the record in four parts, as in enqueue_waking.lua; then per instance: id, spec. Each id is
@@ -7,7 +7,8 @@
 -- Reply    1: all added now; 0: nothing was done, use enqueue.lua
 local kind, priority = ARGV[1], ARGV[2]
 local stored_layout, has_marks = unpack(call('MGET', KEYS[2], PREFIX .. 'gone'))
-if call('EXISTS', INDEXED, WATCHING, IDLE) > 0
+local has_idle = call('EXISTS', IDLE) > 0
+if call('EXISTS', INDEXED, WATCHING) > 0
   or stored_layout ~= LAYOUT and stored_layout ~= LIMITS_LAYOUT and stored_layout ~= FLOWS_LAYOUT then
   return 0
 end
@@ -33,8 +34,24 @@ if call('EXISTS', unpack(keys)) > 0 then
 end
 -- As check_zsets in queue.lua does: a key of a wrong type must cause an error before the first write.
 call('ZINTERCARD', 3, PREFIX, queue, index)
-call('HSETNX', KINDS, kind, '')
-call('MSET', unpack(strings))
-call('ZADD', queue, unpack(queued))
-call('ZADD', index, unpack(indexed))
+local function write_batch()
+  call('HSETNX', KINDS, kind, '')
+  call('MSET', unpack(strings))
+  call('ZADD', queue, unpack(queued))
+  call('ZADD', index, unpack(indexed))
+end
+if not has_idle then
+  write_batch()
+  return 1
+end
+
+-- The rest needs further definitions.
+-- Most nodes are idle only at the first batch, unless they run other kinds.
+if shared then
+  wake_in_limits(kind, pair / 2, wake)
+else
+  wake(kind, pair / 2)
+end
+write_batch()
+write_all()
 return 1
