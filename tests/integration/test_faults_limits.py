@@ -24,6 +24,7 @@ from support.limited_jobs import (
 from support.peers import READY, Peers, peers
 from support.processes import ChildProcess
 from support.stalls import Stalls, now_us
+from support.waiting import until
 
 JOBS = "support.limited_jobs"
 KEYS = ("a", "b", "c")
@@ -51,7 +52,7 @@ async def test_no_limit_is_exceeded_while_nodes_are_killed(store_url: str, names
             _launch(group, journal)
         await group.client.wait(timeout=90)
         ended = [await one.refresh() for one in made]
-        limits = [view async for view in group.client.limits()]
+        await until(lambda: _unused(group))
 
     assert {one.state for one in ended} == {State.COMPLETED}
     noted = read_journal(journal, killed)
@@ -59,7 +60,15 @@ async def test_no_limit_is_exceeded_while_nodes_are_killed(store_url: str, names
     assert [noted.most[key] for key in KEYS] == [1] * len(KEYS)
     # a claim comes before its body, so bodies can be closer together than claims: by the time that a node needs
     _check_rate(sorted(noted.starts["rated"]), slack=0.2)
-    assert [(view.running, view.waiting) for view in limits] == [(0, 0)] * len(limits)
+
+
+async def _unused(group: Peers) -> bool:
+    """Whether nothing counts for a limit.
+
+    On etcd and SQLite, a killed node can leave counters wrong. After its end, a read of the statistics corrects them.
+    """
+    await group.client.stats()
+    return all([view.running == view.waiting == 0 async for view in group.client.limits()])
 
 
 @pytest.mark.matrix("it takes a minute")
@@ -75,15 +84,18 @@ async def test_a_rate_is_used_up_while_a_node_is_killed(store_url: str, namespac
         nodes = [_launch(group, journal) for _ in range(3)]
         for node in nodes:
             node.wait_for(READY)
+        began_us = now_us()
         await asyncio.sleep(20)
         nodes[0].kill()
         await asyncio.sleep(50)
         for node in nodes[1:]:
             node.kill()
+        ended_us = now_us()
         noted = read_journal(journal, {node.pid: time.monotonic() for node in nodes})
+        lost = 100 * group.stalls.between(began_us, ended_us)  # beyond its burst, a limit saves no starts
     starts = sorted(noted.starts["hundred"])
     assert starts[-1] - starts[0] > 60
-    assert 5_850 <= sum(at < starts[0] + 60 for at in starts) <= 6_020
+    assert 5_850 - lost <= sum(at < starts[0] + 60 for at in starts) <= 6_020
 
 
 def _launch(group: Peers, journal: Path) -> ChildProcess:
