@@ -12,6 +12,8 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
+from peerjob.store.kv.store import KVStore
+from peerjob.store.lua.store import LuaStore
 from peerjob.testing.factories import Peer
 from peerjob.testing.store_conformance import KeyedConformance, StoreConformance
 from peerjob.testing.store_conformance.election import ElectionRules
@@ -20,6 +22,7 @@ from peerjob.testing.store_conformance.idempotency import IdempotencyRules
 from peerjob.testing.store_conformance.liveness import LivenessRules
 from peerjob.testing.store_conformance.ownership import OwnershipRules
 from peerjob.testing.store_conformance.suite import StoreSuite
+from support.consistency import kv_rules, lua_rules
 from support.etcd import EtcdCluster
 from support.leftovers import leftovers_of, traces_of
 from support.servers import GlideServer, RedisServer, Server, ValkeyServer
@@ -48,6 +51,18 @@ class OnUrl(StoreSuite):
 
     def make_store(self, namespace: str, limits: StoreLimits) -> Store:
         return open_store(self.url, namespace=namespace, clock=SystemClock(), limits=limits)
+
+    async def open(self, limits: StoreLimits | None = None, namespace: str | None = None) -> Store:
+        store = await super().open(limits, namespace)
+        self._cleanup.push_async_callback(self._assert_consistent, store)
+        return store
+
+    async def _assert_consistent(self, store: Store) -> None:
+        """Assert that each index and count fits to the records."""
+        if isinstance(store, LuaStore):
+            assert await lua_rules.inconsistent(store) == []
+        if isinstance(store, KVStore):
+            assert await kv_rules.inconsistent(store) == []
 
     async def leftovers(self, store: Store) -> Sequence[str]:
         return await leftovers_of(store)

@@ -17,8 +17,10 @@ from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
 from peerjob.store.kv.format.base import Applied, Compare, Entry, Found, Range, Transaction
 from peerjob.store.kv.store import KVStore
+from peerjob.store.lua.store import LuaStore
 from peerjob.store.memory.data import MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
+from support.consistency import kv_rules, lua_rules
 from support.counted import miscounted
 from support.etcd_model import EtcdData
 from support.leftovers import leftovers_of, traces_of
@@ -110,6 +112,16 @@ class Engine:
             private: Any = self.store
             kv = private._context.kv
             await kv.revoke(await kv.grant(1_000_000))
+
+    async def inconsistent(self, *, gave_up: bool) -> Sequence[str]:
+        """What does not fit together in all that is stored.
+
+        `gave_up`: a call was given up. Those of a key-value store have several steps, and the last ones can be missing.
+        """
+        if isinstance(self.store, LuaStore):
+            return await lua_rules.inconsistent(self.store)
+        assert isinstance(self.store, KVStore)
+        return () if gave_up else await kv_rules.inconsistent(self.store)
 
     async def leftovers(self, incarnations: Sequence[str]) -> Sequence[str]:
         """Keys that nothing owns, and those that name an incarnation, after all was removed and all nodes have left."""

@@ -51,6 +51,8 @@ class Lockstep:
         self._after_end: set[str] = set()
         """Incarnations that made a call after they left, or were marked as dead."""
         self._left: set[str] = set()
+        self._gave_up = False
+        """Whether a call was given up."""
         self._renewed: Renewed | None = None
         """The engine's answer to the last renewal."""
         self.verdict = Verdict(program, engine.name)
@@ -155,6 +157,7 @@ class Lockstep:
         self.verdict.calls[made.verb] += 1
         before_us = self._engine.clock.time_us()
         if how == "cancelled":
+            self._gave_up = True
             await self._given_up(made)
             if self._known.flowing:
                 # the call that was given up may have ended parents, and a repeated turn then claims before it settles
@@ -267,6 +270,8 @@ class Lockstep:
             theirs[name] = self._damaged.due(ours[name], theirs[name])
         if found := self._comparison().differences(ours, theirs, "read"):
             raise Found(found)
+        if not self.verdict.calls["damage"] and (wrong := await self._engine.inconsistent(gave_up=self._gave_up)):
+            raise Found([f"stored: {one}" for one in wrong])
 
     async def _pass(self, given: Given) -> None:
         if await self._engine.pass_time(given["seconds"]):

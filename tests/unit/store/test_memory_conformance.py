@@ -8,6 +8,7 @@ import pytest
 
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
+from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.queue import claim_call
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import MemoryData
@@ -16,6 +17,7 @@ from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Peer
 from peerjob.testing.store_conformance import KeyedConformance, StoreConformance
 from peerjob.testing.store_conformance.suite import StoreSuite
+from support.consistency.kv_rules import inconsistent_in
 from support.counted import assert_counted
 from support.etcd_model import EtcdData
 from support.leftovers import leftovers_of, traces_of
@@ -48,8 +50,15 @@ class OnMemory(StoreSuite):
 
     async def open(self, limits: StoreLimits | None = None, namespace: str | None = None) -> Store:
         store = await super().open(limits, namespace)
-        self._cleanup.callback(lambda: assert_counted(self.data, self.namespace))
+        self._cleanup.callback(self._assert_consistent)
         return store
+
+    def _assert_consistent(self) -> None:
+        """Assert that each index and counter fits to the records."""
+        assert_counted(self.data, self.namespace)
+        keys = Keys(self.namespace)
+        entries = {key: entry for key, entry in self.data.entries.items() if key.startswith(keys.root)}
+        assert inconsistent_in(keys, entries) == []
 
     async def leftovers(self, store: Store) -> Sequence[str]:
         return await leftovers_of(store)
