@@ -53,15 +53,18 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
+_TEXTS = {field.name: field.default for field in msgspec.structs.fields(Definition) if isinstance(field.default, str)}
+"""msgspec omits a default text only if it is the same object, which a text of a message is not."""
 decode_definition = reader(Definition, "stored schedule")
 
 
 def encode_definition(definition: Definition) -> bytes:
-    """Encode a definition for storage."""
-    return _encoder.encode(definition)
+    """Encode a definition for storage. Equal definitions have equal bytes."""
+    equal = {name: default for name, default in _TEXTS.items() if getattr(definition, name) == default}
+    return _encoder.encode(msgspec.structs.replace(definition, **equal))
 
 
 def digest(definition: Definition) -> str:
     """A hash of the definition without `written` and `anchor_us`."""
     bare = msgspec.structs.replace(definition, written="", anchor_us=0)
-    return hashlib.sha256(_encoder.encode(bare)).hexdigest()[:32]
+    return hashlib.sha256(encode_definition(bare)).hexdigest()[:32]

@@ -514,6 +514,14 @@ async def test_schedules(client: Client, node: Node) -> None:
     assert not await client.remove_schedule("mine")
 
 
+async def test_a_schedule_that_a_node_has_added_does_not_change_when_a_client_adds_it(
+    client: Client, node: Node
+) -> None:
+    hourly = HANG.with_options(every="1h")
+    added = await node.add_schedule(hourly)
+    assert (await client.add_schedule(hourly)).row == added.row
+
+
 async def test_many_schedules_come_in_several_messages(site: tuple[Node, Server], client: Client, node: Node) -> None:
     names = [f"{number:02}" for number in range(15)]
     for name in names:
