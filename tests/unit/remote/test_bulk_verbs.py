@@ -1,11 +1,14 @@
 """Verbs that act on very many instances, through a client: in parts, each of which fits into one response."""
 
+import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
 from peerjob import (
     Client,
+    Instance,
     Job,
     Node,
     Query,
@@ -16,9 +19,13 @@ from peerjob import (
     SystemClock,
 )
 from peerjob.model.ids import IdSource
+from peerjob.model.query import ResultPage
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.server.pages import MAX_BYTES
+from peerjob.remote.server import pages
+from peerjob.remote.server.pages import MAX_BYTES, part_of
+from peerjob.remote.wire.rpcs import RPCS
 from peerjob.store.drivers import open_store
+from peerjob.testing import VirtualClock
 from support.factories import shared_url
 from support.flaky import FlakyStore
 from support.rpc import raw_client, served
@@ -82,18 +89,30 @@ async def test_an_error_of_a_later_request_is_unsure(answered: int) -> None:
         assert caught.value.is_unsure is (answered > 0)
 
 
-@pytest.mark.parametrize("acts", ["cancel", "retry"])
-async def test_a_part_ends_within_the_timeout_of_its_client(acts: str) -> None:
-    flaky = FlakyStore(open_store(shared_url(), namespace="default", clock=SystemClock(), limits=StoreLimits()))
-    async with (
-        Node(flaky.store, jobs=[ECHO]) as node,
-        Server(node, "127.0.0.1:0") as server,
-        Client(server.target, timeout=1.5) as client,
-    ):
-        await node.schedule_many([ECHO.with_options(after="1h").call(number) for number in range(1_500)])
-        if acts == "retry":
+@pytest.mark.parametrize("name", ["CancelInstances", "RetryInstances"])
+async def test_a_part_is_given_a_share_of_the_timeout_of_its_client(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(pages, "PART_SHARE", 0.0)  # each page is a part, however long the machine stands still
+    monkeypatch.setattr(pages, "PART_SECONDS", 3600.0)
+    async with served(ECHO) as (node, server), raw_client(server.target) as raw:
+        await node.schedule_many(ECHO.with_options(after="1h").call(number) for number in range(1_500))
+        if name == "RetryInstances":
             await node.cancel_instances(Query.all())
             await node.drain()
-        flaky.slow(0.15, "lookup")
-        verb = client.cancel_instances if acts == "cancel" else client.retry_instances
-        assert len(await verb(Query(kind="echo"))) == 1_500
+        request: Any = RPCS[name].request(query=pb.Query(kind="echo"), in_parts=True)
+        answer = await raw.call(name, request, timeout=60)
+        assert 0 < len(answer.instances) < 1_500
+        assert answer.cursor
+
+
+@pytest.mark.parametrize(("left", "seconds"), [(None, 5), (60, 5), (1.5, 0.75)])
+async def test_a_part_takes_half_of_the_time_that_is_left(
+    clock: VirtualClock, left: float | None, seconds: float
+) -> None:
+    async def each_tenth() -> AsyncGenerator[ResultPage[Instance[Any]]]:
+        for number in range(100):
+            await asyncio.sleep(0.1)
+            yield ResultPage((), str(number))
+
+    begun = clock.elapsed()
+    assert (await clock.run(part_of(each_tenth(), whole=False, left=left)))[1]
+    assert seconds < clock.elapsed() - begun <= seconds + 0.2
