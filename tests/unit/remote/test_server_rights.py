@@ -74,7 +74,7 @@ def request_of(name: str, kind: str, uuid: str) -> Any:
     """A request for an RPC about a kind and an instance of it."""
     request = RPCS[name].request()
     fields = request.DESCRIPTOR.fields_by_name
-    given: dict[str, Any] = {"uuid": uuid, "name": kind, "timeout": Duration(), "cron": "0 0 * * *", "workers": 1}
+    given: dict[str, Any] = {"uuid": uuid, "name": kind, "timeout": Duration(), "cron": "0 0 29 2 *", "workers": 1}
     if name not in ("ScheduleJob", "ListRegisteredJobs"):
         given["kind"] = kind
     for field, value in given.items():
@@ -106,7 +106,7 @@ def _add_call(request: Any, name: str, kind: str) -> None:
         request.jobs.append(call)
     elif name == "PutSchedule":
         request.job.CopyFrom(call)
-        request.job.options.CopyFrom(pb.JobOptions(name=kind, cron="0 0 * * *"))
+        request.job.options.CopyFrom(pb.JobOptions(name=kind, cron="0 0 29 2 *"))
 
 
 def _stamp(moment: datetime) -> Timestamp:
@@ -118,7 +118,7 @@ def _stamp(moment: datetime) -> Timestamp:
 async def _prepared(node: Node, kind: str) -> str:
     """Store a schedule of a kind, and an instance that is final and has a log line; the id of the instance."""
     job = node.job(kind)
-    await node.add_schedule(job.with_options(name=kind, cron="0 0 * * *").call(SECRETS[kind]))
+    await node.add_schedule(job.with_options(name=kind, cron="0 0 29 2 *").call(SECRETS[kind]))
     instance = await node.schedule(job, SECRETS[kind])
     await instance.result(10)
     return instance.id
@@ -388,7 +388,7 @@ async def test_errors_name_no_other_kind() -> None:
     async with served(*JOBS, alias, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
         await _prepared(node, "report")
         unknown, renamed = pb.ScheduleJobRequest(kind="mail.nope"), pb.ScheduleJobRequest(kind="mail.pay")
-        options = pb.JobOptions(name="report", cron="0 0 * * *")
+        options = pb.JobOptions(name="report", cron="0 0 29 2 *")
         replacing = pb.ScheduleJobRequest(kind="mail.send", arguments=["x"], options=options)
         for call, expected in ((unknown, UNKNOWN), (renamed, DENIED), (replacing, DENIED)):
             requests: dict[str, Message] = {"PutSchedule": pb.PutScheduleRequest(job=call)}
@@ -414,13 +414,13 @@ async def test_an_alias_that_only_other_nodes_know_starts_no_other_kind() -> Non
     ):
         old = await node.schedule("mail.pay", "x")
         await old.wait(10)
-        await node.add_schedule(Job("mail.pay").with_options(cron="0 0 * * *", name="paid").call("x"))
+        await node.add_schedule(Job("mail.pay").with_options(cron="0 0 29 2 *", name="paid").call("x"))
 
         def requests(kind: str) -> dict[str, Message]:
             call = pb.ScheduleJobRequest(kind=kind, arguments=["x"] if kind != "mail.tidy" else [])
             timed = pb.ScheduleJobRequest()
             timed.CopyFrom(call)
-            timed.options.CopyFrom(pb.JobOptions(name=f"each {kind}", cron="0 0 * * *"))
+            timed.options.CopyFrom(pb.JobOptions(name=f"each {kind}", cron="0 0 29 2 *"))
             return {
                 "ScheduleJob": call,
                 "ScheduleJobs": pb.ScheduleJobsRequest(jobs=[call]),
