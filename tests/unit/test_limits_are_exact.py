@@ -36,6 +36,8 @@ from peerjob.model.cron import text as cron_text
 from peerjob.model.errors import ArgumentError, OptionError
 from peerjob.node.body import call_parameters
 from peerjob.node.manager import schedules
+from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.wire import requests
 from peerjob.sql import Outbox, tables
 from peerjob.testing import VirtualClock, running_node
 
@@ -77,6 +79,15 @@ def with_arguments(count: int) -> None:
     call_parameters.check_count("work", texts(count), ())
 
 
+def options_of(**options: Any) -> pb.ScheduleJobRequest:
+    return pb.ScheduleJobRequest(kind="work", options=pb.JobOptions(**options))
+
+
+def received(request: pb.ScheduleJobRequest) -> object:
+    """What a node makes of a message."""
+    return requests.call_of(request, lambda _: WORK)
+
+
 def new_id(distance_us: int) -> object:
     at_ms = (NOW_US + distance_us) // 1000
     return ids.checked_new_id(str(UUID(int=at_ms << 80 | 7 << 76 | 2 << 62)), NOW_US)
@@ -104,6 +115,18 @@ BOUNDS: dict[str, Bound] = {
     "limits.MAX_ERROR_TESTS": Bound(limits.MAX_ERROR_TESTS, option("retry_on", lambda count: [ValueError] * count)),
     "limits.MAX_ERROR_TESTS of no_retry_on": Bound(
         limits.MAX_ERROR_TESTS, option("no_retry_on", lambda count: [ValueError] * count)
+    ),
+    "limits.MAX_ARGUMENTS of a message": Bound(
+        limits.MAX_ARGUMENTS,
+        lambda count: received(pb.ScheduleJobRequest(kind="work", arguments=texts(count))),
+    ),
+    "limits.MAX_ERROR_TESTS of a message": Bound(
+        limits.MAX_ERROR_TESTS,
+        lambda count: received(options_of(retry_on=pb.Labels(values=["ValueError"] * count))),
+    ),
+    "limits.MAX_ERROR_TESTS of no_retry_on in a message": Bound(
+        limits.MAX_ERROR_TESTS,
+        lambda count: received(options_of(no_retry_on=pb.Labels(values=["ValueError"] * count))),
     ),
     "limits.MAX_NODE_NAME": Bound(limits.MAX_NODE_NAME, lambda count: Node(name=text(count))),
     "limits.MAX_WORKERS": Bound(limits.MAX_WORKERS, lambda count: Node(workers=count)),
