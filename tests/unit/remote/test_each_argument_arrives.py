@@ -29,6 +29,7 @@ from peerjob import (
     __version__,
 )
 from peerjob.model.ids import IdSource
+from peerjob.model.policy import Options
 from peerjob.model.record import NodeInfo
 from peerjob.store.drivers import open_store
 from support.asked import WRITES_OF_A_NODE, AskedStore
@@ -267,6 +268,63 @@ async def test_each_argument_makes_the_same_difference_through_a_client(site: Si
 
 def _unpaged(asked: list[str]) -> set[str]:
     return {re.sub(r"'limit': \d+", "", one) for one in asked}
+
+
+OF_INSTANCES: dict[str, Any] = {
+    "priority": 3,
+    "max_retries": 7,
+    "retry_on": [ValueError],
+    "no_retry_on": [ValueError],
+    "backoff": 3,
+    "timeout": 11,
+    "on_store_loss": "continue",
+    "max_crashes": 9,
+    "key": "a key",
+    "tags": ["t"],
+    "retention": "2h",
+}
+OF_SCHEDULES: dict[str, Any] = {
+    "description": "what it does",
+    "name": "another",
+    "version": 13,
+    "every": "2h",
+    "jitter": "1s",
+    "overlap": "replace",
+    "queue_limit": 7,
+    "misfire": "run_once",
+    "misfire_limit": 7,
+    "start_deadline": "1m",
+}
+NOT_ASKED = {"aliases", "run_in", "limits", "on_complete", "on_terminate", "on_state_change"}
+"""Options of the code of a job."""
+TIMES = {"at": DAY, "after": "2h", "cron": "0 0 * * *", "timezone": "Europe/Berlin"}
+
+
+def test_each_option_is_in_a_table() -> None:
+    assert OF_INSTANCES.keys() | OF_SCHEDULES.keys() | NOT_ASKED | TIMES.keys() == Options.__annotations__.keys()
+
+
+@pytest.mark.parametrize(
+    ("verb", "job", "options"),
+    [
+        ("schedule", OTHER, OF_INSTANCES | {"at": DAY, "after": "2h"}),
+        (
+            "add_schedule",
+            OTHER.with_options(every="1h", overlap="queue", misfire="run_all"),
+            OF_INSTANCES | OF_SCHEDULES,
+        ),
+        ("add_schedule", OTHER.with_options(cron="1 1 1 1 *"), {"cron": "0 0 2 2 *", "timezone": "Europe/Berlin"}),
+    ],
+)
+async def test_each_option_of_a_job_arrives(
+    site: Site, verb: str, job: Job[..., Any, Any], options: dict[str, Any]
+) -> None:
+    base = await site.asked(site.node, verb, {"job": job, "args": (), "kwargs": {}})
+    for name, value in options.items():
+        given = {"job": job.with_options(**{name: value}), "args": (), "kwargs": {}}
+        asked = await site.asked(site.node, verb, given)
+        assert asked != base, name
+        assert _unpaged(asked) <= _unpaged(await site.asked(site.client, verb, given)), name
 
 
 def test_each_verb_and_each_parameter_has_a_case() -> None:
