@@ -16,7 +16,18 @@ import msgspec
 from peerjob.model.clock import Clock
 from peerjob.model.record import Held, Renewed
 from peerjob.store.calls import MAX_ANSWER, answer_within
-from peerjob.store.kv.format.base import Compare, Entry, Found, KeyValue, Op, Put, Range, Transaction, mod_of
+from peerjob.store.kv.format.base import (
+    Compare,
+    Entry,
+    Found,
+    KeyValue,
+    LeaseEndedError,
+    Op,
+    Put,
+    Range,
+    Transaction,
+    mod_of,
+)
 from peerjob.store.kv.format.keys import Keys, below, prefix_end
 from peerjob.store.kv.format.layout import FLOWS_VALUE, LAYOUT_VALUES, mended_layout
 from peerjob.store.kv.format.rows import UNREADABLE_NODE, Live, NodeRow, decode_node, encode, live_of
@@ -178,7 +189,10 @@ class KVLiveness:
             if self._peer_clocks.must_report:
                 report, on_written = self._peer_clocks.report()
                 ops.append(Put(keys.clocks + incarnation, encode(report), fresh))
-            applied = await kv.txn([Transaction([alive], ops)])
+            try:
+                applied = await kv.txn([Transaction([alive], ops)])
+            except LeaseEndedError:
+                continue  # a join or an end of the incarnation came between
             if applied.answers[0] is not None:
                 self._lease = fresh
                 if on_written is not None:

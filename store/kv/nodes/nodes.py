@@ -42,8 +42,8 @@ class NodeCommands(KVCommands):
             # one transaction writes record and lease, because a reaper treats a node that has a record without a lease
             # as dead
             ops = [Put(node_key, encode(row)), Put(live_key, encode(new), lease)]
-            same = Compare(node_key, mod=mod_of(entry))
-            applied = await kv.txn([Transaction([same, Compare(ended_key), *stored], ops)])
+            same = [Compare(node_key, mod=mod_of(entry)), Compare(live_key, mod=mod_of(live)), Compare(ended_key)]
+            applied = await kv.txn([Transaction([*same, *stored], ops)])
             if applied.answers[0] is not None:
                 if old is not None:
                     await kv.revoke(old.lease)
