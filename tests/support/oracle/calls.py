@@ -8,6 +8,7 @@ from typing import Any, cast
 from msgspec.structs import replace
 
 from peerjob.model.record import (
+    FINAL_STATE,
     Ack,
     Action,
     Claimed,
@@ -28,6 +29,7 @@ from .known import Answers, Known, Made
 from .limit_calls import LimitCalls
 from .names import Side
 from .query_calls import QueryCalls
+from .reference import FollowedStore
 from .schedule_calls import ScheduleCalls
 
 SECOND_US = 1_000_000
@@ -183,14 +185,17 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
     def _for(side: Side, outcomes: list[tuple[Outcome, int]]) -> list[Outcome]:
         return [replace(outcome, fence=side.fence(outcome.id, claim)) for outcome, claim in outcomes]
 
+    def _acknowledged(self, incarnation: str, outcomes: list[tuple[Outcome, int]], acks: list[Ack]) -> None:
+        for (outcome, claim), ack in zip(outcomes, acks, strict=True):
+            self._known.acknowledged(incarnation, outcome, claim, ack)
+
     def _commit(self, request: str, given: Given) -> Made:
         given = self._known.with_holder(given)
         incarnation, outcomes = self._known.incarnation(given["node"]), self._outcomes(given)
 
         def learn(answers: Answers) -> None:
             (acks, _) = answers.values()
-            for (outcome, claim), ack in zip(outcomes, acks, strict=True):
-                self._known.acknowledged(incarnation, outcome, claim, ack)
+            self._acknowledged(incarnation, outcomes, acks)
 
         return Made(
             "commit",
@@ -212,8 +217,7 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
 
         def learn(answers: Answers) -> None:
             (acks, _), _ = answers.values()
-            for (outcome, claim), ack in zip(outcomes, acks, strict=True):
-                self._known.acknowledged(incarnation, outcome, claim, ack)
+            self._acknowledged(incarnation, outcomes, acks)
             self._claimed(incarnation, {side: claimed for side, (_, claimed) in answers.items()})
 
         async def call(side: Side) -> tuple[list[Ack], Claimed]:
@@ -226,11 +230,36 @@ class Calls(FlowCalls, ScheduleCalls, QueryCalls, LimitCalls):
             learn,
             moves=True,
             removes=True,
+            logged=tuple(outcome.id for outcome, _ in outcomes if outcome.logs),
             incarnation=incarnation,
             want=want,
             reports=self._reports(outcomes),
             untold=tuple(one.id for one, _ in outcomes if want and not one.linked and not one.is_durable),
+            ends=all(one.action is Action.REPORT or one.action in FINAL_STATE for one, _ in outcomes),
+            parts=self._parts(incarnation, outcomes, want, request),
         )
+
+    def _parts(
+        self, incarnation: str, outcomes: list[tuple[Outcome, int]], want: Want | None, request: str
+    ) -> tuple[Made, ...]:
+        """The commit and the claim of a turn."""
+
+        async def commit(side: Side) -> list[Ack]:
+            return await _followed(side).turn_commit(incarnation, self._for(side, outcomes), request=request)
+
+        async def claim(side: Side) -> Claimed:
+            assert want is not None
+            return _told(want, await _followed(side).turn_claim(incarnation, want, request=request))
+
+        def learn(answers: Answers) -> None:
+            (acks, _) = answers.values()
+            self._acknowledged(incarnation, outcomes, acks)
+
+        committed = Made("commit", commit, learn, incarnation=incarnation, reports=self._reports(outcomes))
+        if want is None:
+            return (committed,)
+        claimed = Made("claim", claim, lambda answers: self._claimed(incarnation, answers), incarnation=incarnation)
+        return committed, claimed
 
     def _cancel(self, request: str, given: Given) -> Made:
         ids = list(dict.fromkeys(self._known.instance(pick) for pick in given["picks"]))
@@ -382,3 +411,8 @@ def _told(want: Want | None, claimed: Claimed) -> Claimed:
     if want is None:
         return Claimed()
     return replace(claimed, next_due_us=None) if want.limit == 0 else claimed
+
+
+def _followed(side: Side) -> FollowedStore:
+    assert isinstance(side.store, FollowedStore)
+    return side.store

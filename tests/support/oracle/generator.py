@@ -66,8 +66,12 @@ WEIGHTS = {
     "pass": 1.5,
 }
 
-# `turn` is more than one step
 RACERS = ("commit", "commit", "claim", "cancel", "run_now", "enqueue", "reap", "add_lines", "fire")
+
+TURNING = 0.3
+"""The share of commits and claims of a race that are a turn, and of joins that are a renewal."""
+RENEWING = 0.2
+"""The share of races with a further renewal."""
 
 Given = dict[str, Any]
 
@@ -92,6 +96,7 @@ class Generator(FlowGenerator):
             self._focus["race"] = 0
         self._batches = random.Random(f"batches {seed}")
         self._nodes = random.Random(f"nodes {seed}")
+        self._turns = random.Random(f"turns {seed}")
         self._hours = 0
         # some programs reach the limit of bytes of a claim with three instances
         if random.Random(f"sizes {seed}").random() < LARGE:
@@ -326,7 +331,29 @@ class Generator(FlowGenerator):
         # *Choice*: two reaps at once share the claims of a dead incarnation in any way
         later_reaps = [op for op in ops if op[0] == "reap"][1:]
         given: Given = {"ops": [op for op in ops if op not in later_reaps], "pick": rng.randrange(8)}
-        return node_race(self._nodes, NODES) if self._nodes.random() < SHARE else given
+        given = node_race(self._nodes, NODES) if self._nodes.random() < SHARE else given
+        return self._with_turn(given)
+
+    def _with_turn(self, given: Given) -> Given:
+        """A race in which a node can send a turn instead of a commit or a claim, and renew its lease."""
+        drawn, turns = self._turns, list[list[Any]]()
+        for op in given["ops"]:
+            verb, of = op
+            if verb in ("commit", "claim") and not turns and drawn.random() < TURNING:
+                claim = {"kinds": dict.fromkeys(KINDS, 5), "limit": drawn.choice((1, 1, 2)), "suspects": True}
+                held = {
+                    "of": "held",
+                    "pick": drawn.randrange(3),
+                    "action": drawn.choice((*ENDINGS, *RETURNS, "report")),
+                }
+                op[:] = ["turn", claim | {"outcomes": [held]} | of]
+                turns.append(op)
+            elif verb == "join" and not of["new"] and drawn.random() < TURNING:
+                op[:] = ["renew", {"node": of["node"]}]
+        if len(given["ops"]) < 3 and drawn.random() < RENEWING:
+            node = given.get("node", drawn.randrange(NODES))
+            given["ops"].insert(drawn.randrange(2), ["renew", {"node": node} | drawn.choice(({}, {"held": "more"}))])
+        return given
 
     def _racer(self) -> list[Any]:
         """A call of a race. Its instance is that of the race."""

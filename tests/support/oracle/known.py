@@ -48,6 +48,10 @@ class Made:
     """The outcomes that are reports, by their places."""
     releases: bool = False
     """Whether an outcome is RELEASE, which only reports while its instance runs."""
+    ends: bool = False
+    """Whether the outcomes of a turn only report or end their instances: a claim rarely depends on that."""
+    parts: tuple[Made, ...] = ()
+    """The commit and the claim of a turn, as calls of the reference: in a race, others can come between them."""
     empty: set[int] = field(default_factory=set[int])
     """The places of those that wrote nothing when the call came first; see `Reference.note_empty`."""
 

@@ -1,6 +1,7 @@
 """Two or three calls of one instance each at once.
 
-*Races*: some order of the calls on copies of the reference must give the answers and the state of the engine.
+*Races*: some order of the calls on copies of the reference must give the answers and the state of the engine. A turn is
+two calls, its commit and its claim.
 
 *Time*: on a clock that runs during the race, each call has a time of its own. An engine can take it before the call
 comes to its turn, or between two steps of the call. So the times can have another order than the calls, or be equal.
@@ -43,6 +44,10 @@ class Race:
         self._known = known
         self._reference = reference
         self._answers: list[Any] = []
+        self._steps: list[tuple[Made, Any]] = []
+        """The calls of the reference, each with the answer of the engine."""
+        self._turns: list[tuple[int, int]] = []
+        """The steps of turns that commit first, by their places."""
         self._gone: Collection[str] = ()
         self._began_us = self._ended_us = 0
 
@@ -52,6 +57,16 @@ class Race:
         calls = (answer(made, self._theirs) for made in self._mades)
         self._answers = await asyncio.gather(*calls)
         self._ended_us = now_us()
+        for made, answered in zip(self._mades, self._answers, strict=True):
+            place, has_parts = len(self._steps), made.parts and not isinstance(answered, Raised)
+            self._steps += zip(made.parts, answered, strict=False) if has_parts else [(made, answered)]
+            if len(self._steps) - place == 2 and not self._may_claim_first(made):
+                self._turns.append((place, place + 1))
+
+    def _may_claim_first(self, made: Made) -> bool:
+        """*Choice*: a turn can claim first if a claim rarely depends on its outcomes."""
+        linked = self._reference.linked(made.untold) or not self._known.durable.isdisjoint(made.untold)
+        return linked or made.ends
 
     @property
     def _reaped(self) -> frozenset[str]:
@@ -62,7 +77,9 @@ class Race:
         """Find an order of the calls that explains the answers, and adopt it; otherwise the differences of each."""
         self._gone = gone
         before, tried = self._state(), list[str]()
-        for order in permutations(range(len(self._mades))):
+        for order in permutations(range(len(self._steps))):
+            if any(order.index(commit) > order.index(claim) for commit, claim in self._turns):
+                continue
             found = list[str]()
             for times in self._times():
                 differences = await self._differences(order, times, answer, compare)
@@ -70,15 +87,16 @@ class Race:
                     return []
                 found = found or differences
                 self._restore(before)
-            tried.append(f"in order {[self._mades[place].verb for place in order]}: {'; '.join(found[:3])}")
+            tried.append(f"in order {[self._steps[place][0].verb for place in order]}: {'; '.join(found[:3])}")
         return ["no order explains the race", *tried]
 
     def _times(self) -> Iterator[Sequence[int]]:
         """The times that the calls of one order can have, the likeliest ones first."""
-        count, middle_us = len(self._mades), (self._began_us + self._ended_us) // 2
+        count, middle_us = len(self._steps), (self._began_us + self._ended_us) // 2
         yield [middle_us + (place if self._runs else 0) for place in range(count)]
         for steps in product(range(count), repeat=count) if self._runs else ():
-            yield [middle_us + step for step in steps]
+            if {*steps} == {*range(max(steps) + 1)}:
+                yield [middle_us + step for step in steps]
 
     @property
     def _runs(self) -> bool:
@@ -91,7 +109,7 @@ class Race:
         left = set(self._gone)
         refused: dict[str, int] = {}
         for time_us, place in zip(times, order, strict=True):
-            made, theirs = self._mades[place], self._answers[place]
+            made, theirs = self._steps[place]
             chosen = chosen_by(made.verb, theirs)
             # *Choice*: a leave hands back one claim after the other; other calls come before and after each
             chosen.beside_leave = any(other.verb == "leave" for other in self._mades)

@@ -151,9 +151,18 @@ class FollowedStore(ReferenceStore):
     ) -> tuple[list[Ack], Claimed]:
         if want is None or not self._data.chosen.claims_first:
             return await super().turn(incarnation, outcomes, want, request=request)
+        claimed = await self.turn_claim(incarnation, want, request=request)
+        return await self.turn_commit(incarnation, outcomes, request=request), claimed
+
+    async def turn_commit(self, incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
+        """The commit of a turn."""
         with self._transaction() as transaction:
-            claimed = claim(transaction, incarnation, want, request=request, command="turn-claim")
-            return commit(transaction, incarnation, outcomes, request=request, command="turn-commit"), claimed
+            return commit(transaction, incarnation, outcomes, request=request, command="turn-commit")
+
+    async def turn_claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
+        """The claim of a turn."""
+        with self._transaction() as transaction:
+            return claim(transaction, incarnation, want, request=request, command="turn-claim")
 
 
 class Reference:

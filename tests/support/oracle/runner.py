@@ -110,9 +110,7 @@ class Lockstep:
         made = self._calls.made(number, op.verb, op.given)
         if op.verb == "watch_final" and not self._known.instances:
             return
-        if op.verb == "renew" and made.incarnation not in self._theirs.livenesses:
-            await self._theirs.liveness(made.incarnation)
-            await self._engine.know_clock()
+        await self._open_liveness(made)
         if op.verb in ("campaign", "resign"):
             await self._theirs.election()
         theirs = await self._exchange(made, op.how)
@@ -121,6 +119,11 @@ class Lockstep:
             # *Choice*: a reap that has reached its limit may leave other incarnations for the next one
             reaped = await self._exchange(made)
         self._repeats.note(made, self._engine.clock.elapsed(), theirs)
+
+    async def _open_liveness(self, made: Made) -> None:
+        if made.verb == "renew" and made.incarnation not in self._theirs.livenesses:
+            await self._theirs.liveness(made.incarnation)
+            await self._engine.know_clock()
 
     async def _make_ready(self, number: int, fires: Iterable[Given]) -> None:
         """Put the schedules of fires that have no next time, so that the fires can be done."""
@@ -357,6 +360,8 @@ class Lockstep:
         mades = [self._calls.made(first + number, verb, taken) for number, (verb, taken) in enumerate(given["ops"])]
         # an incarnation has one unanswered request of a verb at most
         mades = list({(made.verb, made.incarnation or number): made for number, made in enumerate(mades)}.values())
+        for made in mades:
+            await self._open_liveness(made)
         race = Race(mades, self._ours, self._theirs, self._known, self._reference)
         await self._engine.tick()
         before_us = self._engine.clock.time_us()
@@ -427,6 +432,8 @@ class Lockstep:
             told = [await self._sleepers.is_told(store, other) for other in others]
             if not (how == "cancelled" or any(told)):
                 raise Found([f"no hint tells any of {able} of due work of kind {kind!r}"])
+            if any(told):
+                self._sleepers.is_known(kind)
             if not await self._renewal_tells(able):
                 raise Found([f"no hint and no renewal tells any of {able} of due work of kind {kind!r}"])
 

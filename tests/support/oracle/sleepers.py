@@ -115,6 +115,10 @@ class Sleepers:
                 self.wake(incarnation)
         return kind in self._told
 
+    def is_known(self, kind: str) -> None:
+        """Expect no hint of due work of a kind, whose room in a limit an incarnation got that need not claim it."""
+        self._told.add(kind)
+
     async def drain(self, store: Store, incarnations: Collection[str]) -> None:
         """Take the hints to these incarnations that are there, so that a later one is new."""
         self.wake_all()

@@ -25,7 +25,22 @@ from support.oracle.reference import Reference
 from support.oracle.soaking import findings, judge, smaller
 from support.searches import cases
 
-MEMORY_SEEDS = [440729, 935003, 370056, 390040, 390001, 380150, 380074, 380029, 8099, 120157, 121227, *range(1, 41)]
+MEMORY_SEEDS = [
+    440729,
+    442058,
+    442075,
+    935003,
+    370056,
+    390040,
+    390001,
+    380150,
+    380074,
+    380029,
+    8099,
+    120157,
+    121227,
+    *range(1, 41),
+]
 SQLITE_SEEDS = range(101, 121)
 
 
