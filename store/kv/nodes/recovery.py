@@ -60,7 +60,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
             return []
         nodes, lives = await self._kv.read([below(prefix, keys_only=True) for prefix in (keys.node, keys.live)])
         alive = {key[len(keys.live) :]: entry.mod for key, entry in lives.items}
-        guards = [Compare(keys.live + reaper, mod=alive[reaper])] if reaper in alive else None
+        own_mod = alive.get(reaper)
         # only a node without a lease can be dead, so only the rows of those few nodes are read
         silent = [key for key, _ in nodes.items if key[len(keys.node) :] not in alive]
         if not silent:
@@ -74,12 +74,9 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
                 break
             row = stored
             if not stored.ended:
-                if guards is None:
-                    continue
                 row = await self._dead_row(incarnation, stored)
-                dead = [Compare(keys.live + incarnation), *guards]
-                # the node may have died before the counters of its last request, so all counters are compared
-                if not await self._mark_ended(incarnation, entry, row, dead, [Delete(keys.counted)]):
+                own_mod, marked = await self._mark_dead(incarnation, entry, row, reaper, own_mod)
+                if not marked:
                     continue
             more = True
             while more and len(reaped) < limit:
@@ -95,6 +92,27 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         rows = await self._context.rows([key[len(prefix) :] for key, owned in claims.items() if owned.suspect])
         ran = any(row.suspect and row.started and row.owner == incarnation for _, row in rows.values())
         return replace(row, ended="dead", suspect_ran=ran)
+
+    async def _mark_dead(
+        self, incarnation: str, node: Entry, row: NodeRow, reaper: str, own_mod: int | None
+    ) -> tuple[int | None, bool]:
+        """Mark an incarnation as dead, and return whether it is; False if its row has changed, or the reaper has ended.
+
+        `own_mod` is that of the reaper's lease, which a renewal can write meanwhile; also returns the present one.
+        """
+        keys = self._keys
+        for _ in range(ROUNDS):
+            if own_mod is None:
+                break
+            dead = [Compare(keys.live + incarnation), Compare(keys.live + reaper, mod=own_mod)]
+            # the node may have died before the counters of its last request, so all counters are compared
+            if await self._mark_ended(incarnation, node, row, dead, [Delete(keys.counted)]):
+                return own_mod, True
+            (own,) = await self._kv.get([keys.live + reaper])
+            before, own_mod = own_mod, None if own is None else own.mod
+            if own_mod == before:
+                break
+        return own_mod, False
 
     async def _mark_ended(
         self, incarnation: str, node: Entry, row: NodeRow, guards: Sequence[Compare] = (), further: Sequence[Op] = ()

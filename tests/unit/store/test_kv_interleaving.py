@@ -21,7 +21,7 @@ from peerjob.store.kv.store import KVStore
 from peerjob.store.kv.write.limit_rules import free_numbers
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
-from peerjob.testing.factories import Peer, outcome
+from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from support.interleaving import Call, Scene, everywhere, nothing
 
 pytestmark = pytest.mark.one_python
@@ -191,6 +191,31 @@ async def test_a_node_that_renews_is_not_marked_dead(clock: VirtualClock) -> Non
             assert acks == [Ack.DONE if alive[0] else Ack.LOST] * 2
 
         return lambda: scene.reap(reaper), renew, check
+
+    await everywhere(clock, prepare)
+
+
+async def test_a_reap_takes_back_although_the_reaper_renews_its_lease(clock: VirtualClock) -> None:
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        mortal = await scene.join(scene.other, "mortal", SHORT_US)
+        reaper = await scene.join(scene.store, "reaper")
+        await scene.add(scene.other, *scene.make.instances(2))
+        claims = await mortal.take()
+        await clock.advance(1.5)
+        reaped: list[str] = []
+        liveness = scene.other.liveness()
+
+        async def reap() -> None:
+            reaped.extend(one.id for one in await scene.store.reap(100, reaper=reaper.incarnation))
+
+        async def renew() -> None:
+            # the load changes, so the renewal writes the entry of the lease
+            await liveness.renew(reaper.incarnation, ttl_us=LONG_TTL_US, running=3, count=0, fences_digest=0)
+
+        async def check() -> None:
+            assert sorted(reaped) == sorted(claim.id for claim in claims)
+
+        return reap, renew, check
 
     await everywhere(clock, prepare)
 
