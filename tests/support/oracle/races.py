@@ -13,7 +13,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from itertools import permutations, product
-from typing import Any
+from typing import Any, cast
 
 from peerjob.model.record import Record
 from peerjob.model.state import State
@@ -58,8 +58,9 @@ class Race:
         self._answers = await asyncio.gather(*calls)
         self._ended_us = now_us()
         for made, answered in zip(self._mades, self._answers, strict=True):
-            place, has_parts = len(self._steps), made.parts and not isinstance(answered, Raised)
-            self._steps += zip(made.parts, answered, strict=False) if has_parts else [(made, answered)]
+            place, raised = len(self._steps), isinstance(answered, Raised)
+            parts: list[Any] = [] if raised or not made.parts else list(cast("tuple[Any, ...]", answered))
+            self._steps += zip(made.parts, parts, strict=False) if parts else [(made, answered)]
             if len(self._steps) - place == 2 and not self._may_claim_first(made):
                 self._turns.append((place, place + 1))
 
