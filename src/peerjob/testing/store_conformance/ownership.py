@@ -38,6 +38,7 @@ class OwnershipRules(StoreSuite):
         before = await self.everything(store, id), await self.counts(store)
         for action in PLAIN_ACTIONS:
             assert await peer.commit(self.loud(id, fence, action)) == [Ack.LOST], action
+        assert await peer.commit(Outcome(id=id, fence=fence, action=Action.COMPLETE)) == [Ack.LOST]
         assert (await self.everything(store, id), await self.counts(store)) == before
 
     async def test_a_wrong_fence_is_lost(self, store: Store) -> None:
@@ -47,6 +48,14 @@ class OwnershipRules(StoreSuite):
         for fence in (0, -1, claim.fence - 1, claim.fence + 1):
             await self.assert_lost(peer, claim.id, fence)
         assert await peer.end(claim) is Ack.DONE
+
+    async def test_of_two_ends_in_one_commit_the_second_is_lost(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(1))
+        peer = await self.join(store)
+        claim = await peer.take_one()
+        ends = [outcome(claim, result=result) for result in (b"first", b"second")]
+        assert await peer.commit(*ends) == [Ack.DONE, Ack.LOST]
+        assert (await self.read(store, claim.id)).result == b"first"
 
     async def test_a_wrong_incarnation_is_lost(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))

@@ -200,8 +200,8 @@ end
 
 -- End the claim of an instance with a usual record, and plan to write the record. Return the record, or nil for an
 -- unusual one, which is for end_claim. `owned` is the key of the claims.
-local function end_usual(owned, incarnation, id, key, raw, state, node, note, result, error_, retention)
-  local record, kind, own_retention, shown = ended(raw, incarnation, state, node, note, result, error_)
+local function end_usual(owned, incarnation, id, key, raw, fence, state, node, note, result, error_, retention)
+  local record, kind, own_retention, shown = ended(raw, incarnation, fence, state, node, note, result, error_)
   if shown and shown.thread and not threads then
     return nil
   elseif record then

@@ -108,7 +108,7 @@ local function ended_without_result(raw, incarnation, to_state, node, note, new_
   end
   local text, time = latest_entry(at, to_state, node, note)
   local known = {state = to_state, note = note, flags = new_flags, kind = kind, retention = retention, shown = shown,
-    text = pack(RECORD_WITH_ENTRY, FORMAT, to_state, new_flags + flags, entries + 1, priority, due, fence, time, attempts,
+    fence = digits(fence), text = pack(RECORD_WITH_ENTRY, FORMAT, to_state, new_flags + flags, entries + 1, priority, due, fence, time, attempts,
     crashes, losses, max_crashes, retention, log_total, log_bytes, #kind, kind, #owner, owner, #history + #text,
     history, text)}
   if new_flags + flags ~= 0 then
@@ -119,15 +119,15 @@ local function ended_without_result(raw, incarnation, to_state, node, note, new_
   return known
 end
 
--- End a record that is Processing on the incarnation. Return the new record, its kind, its retention and what it has
--- `shown`, or nil for an unusual record.
-local function ended(raw, incarnation, to_state, node, note, result, error_)
+-- End a record that is Processing on the incarnation with the fence. Return the new record, its kind, its retention and
+-- what it has `shown`, or nil for an unusual record.
+local function ended(raw, incarnation, fence, to_state, node, note, result, error_)
   local flags, known = (result and HAS_RESULT or 0) + (error_ and HAS_ERROR or 0), ends_of[raw]
   if not known or known.state ~= to_state or known.note ~= note or known.flags ~= flags then
     local model, new_text = as_model(raw, 4)
     if model and model.state == to_state and model.note == note and model.flags == flags then
       known = {state = to_state, note = note, flags = flags, kind = model.kind, retention = model.retention, text = new_text,
-        tail = model.tail}
+        fence = model.fence, tail = model.tail}
     else
       known = ended_without_result(raw, incarnation, to_state, node, note, flags)
     end
@@ -137,6 +137,9 @@ local function ended(raw, incarnation, to_state, node, note, result, error_)
       models[#raw] = {raw = raw, change = known}
     end
     ends_of[raw] = known
+  end
+  if known.fence ~= fence then
+    return nil
   end
   if not known.tail then
     return known.text, known.kind, known.retention

@@ -7,8 +7,8 @@
 -- Reply    1: all added now; 0: nothing was done, use enqueue.lua
 local kind, priority = ARGV[1], ARGV[2]
 local stored_layout, has_marks = unpack(call('MGET', KEYS[2], PREFIX .. 'gone'))
-local has_idle = call('EXISTS', IDLE) > 0
-if call('EXISTS', INDEXED, WATCHING) > 0
+local has_idle = call('EXISTS', INDEXED, WATCHING, IDLE) > 0
+if has_idle and call('EXISTS', INDEXED, WATCHING) > 0
   or stored_layout ~= LAYOUT and stored_layout ~= LIMITS_LAYOUT and stored_layout ~= FLOWS_LAYOUT then
   return 0
 end

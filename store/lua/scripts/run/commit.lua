@@ -21,41 +21,35 @@ if answered and sub(answered, 1, #request + 1) == request .. '\n'
 end
 
 local ids, keys, fences, actions, arguments = {}, {}, {}, {}, {}
-local position = 9
+local position, owns = 9, threads and threads.joins.claims or {}
 for n = 1, tonumber(ARGV[8]) do
   ids[n], fences[n] = ARGV[position], ARGV[position + 1]
-  keys[n] = record_key(ids[n])
+  keys[n], owns[ids[n]] = record_key(ids[n]), threads and false
   position, actions[n], arguments[n] = read_outcome(position)
 end
 
 if shared and command == 'turn-commit' and not ARGV[position] then
   shared.followed_by_claim = requests_key(incarnation)
 end
-local claims, raws = call('HMGET', owned, unpack(ids)), call('MGET', unpack(keys))
-local alive = call('ZSCORE', LEASES, incarnation)
+local raws, alive = call('MGET', unpack(keys)), call('ZSCORE', LEASES, incarnation)
 local name = text_or(call('HGET', node_key(incarnation), 'name') or sub(call('HGET', DEAD, incarnation) or '', 3), incarnation)
 
 -- 1. End instances with usual records, up to the first outcome of another kind. `ended_records` are the new records.
-local owns, ended_records, answers = threads and threads.joins.claims or {}, {}, {}
-for n, id in ipairs(ids) do
-  owns[id] = claims[n]
-end
--- The entry of the last fence is kept: most instances of a batch have the same fence.
-local latest_fence, latest_claim = nil, nil
+-- Such a record shows its claim, so the entry of the claim is not read. A key of a wrong type must cause an error before
+-- the first write.
+call('HLEN', owned)
+local ended_records, answers = {}, {}
 for n, id in ipairs(ids) do
   local fields, to_state = arguments[n], FINAL[actions[n]]
-  if fences[n] ~= latest_fence then
-    latest_fence, latest_claim = fences[n], claim_entry(fences[n], '')
-  end
-  if owns[id] ~= latest_claim or not to_state or fields[LOGS] or fields[PROGRESS] or fields.thread then
+  if ended_records[id] or not to_state or fields[LOGS] or fields[PROGRESS] or fields.thread then
     break
   end
-  ended_records[id] = end_usual(owned, incarnation, id, keys[n], raws[n], to_state, name, fields[NOTE] or '',
+  ended_records[id] = end_usual(owned, incarnation, id, keys[n], raws[n], fences[n], to_state, name, fields[NOTE] or '',
     fields[RESULT], fields[ERROR], retention)
   if not ended_records[id] then
     break
   end
-  owns[id], answers[n] = false, 'D'
+  answers[n] = 'D'
 end
 
 -- 2. If there is no other, and nothing to remove or to pass on, all is done.
@@ -96,6 +90,11 @@ end
 -- 4. Apply the other outcomes. The tables hold the effects of outcomes so far, so that a later outcome of the same
 -- instance sees the earlier ones.
 local records, written, new_logs, started, is_linked = {}, {}, {}, {}, false
+-- Most instances of a batch have the same fence.
+local latest_fence, latest_claim = nil, nil
+for n, claim in ipairs(call('HMGET', owned, unpack(ids))) do
+  owns[ids[n]] = not ended_records[ids[n]] and claim
+end
 
 local function report(id, claim, record, fields)
   if fields[STARTED] and not has_flag(claim, 's') then
@@ -156,7 +155,7 @@ local function apply(n, id)
   end
   local record = records[id]
   if record == nil and flags == '' and FINAL[action] and not (fields[LOGS] or fields[PROGRESS] or fields.thread) then
-    ended_records[id] = end_usual(owned, incarnation, id, keys[n], raws[n], FINAL[action], name, fields[NOTE] or '',
+    ended_records[id] = end_usual(owned, incarnation, id, keys[n], raws[n], fence, FINAL[action], name, fields[NOTE] or '',
       fields[RESULT], fields[ERROR], retention)
     if ended_records[id] then
       owns[id] = false
