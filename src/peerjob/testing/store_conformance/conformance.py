@@ -63,6 +63,7 @@ from .steps import StepRules
 from .suspects import SuspectRules
 from .suspending import SuspendRules
 from .walk import RandomWalks
+from .ways import WayRules
 
 
 class _RulesWithoutLimits(
@@ -119,7 +120,14 @@ class _RulesWithoutLimits(
 
 
 class StoreConformance(
-    _RulesWithoutLimits, SharedLimitRules, RateRules, KeyLimitRules, KeyOrderRules, KeyRaceRules, KeyWaitRules
+    _RulesWithoutLimits,
+    SharedLimitRules,
+    RateRules,
+    KeyLimitRules,
+    KeyOrderRules,
+    KeyRaceRules,
+    KeyWaitRules,
+    WayRules,
 ):
     """Every rule of the contract in `peerjob.store.base`; a subclass provides `make_store`."""
 

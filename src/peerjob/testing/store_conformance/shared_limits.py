@@ -3,8 +3,9 @@
 import pytest
 
 from peerjob.model.errors import LayoutError, OptionError
+from peerjob.model.limit import limit_numbers
 from peerjob.model.record import Action, Claim
-from peerjob.model.stored_limit import MAX_LIMIT_KINDS, KindLimits, LimitNumbers, SharedLimit
+from peerjob.model.stored_limit import MAX_LIMIT_KINDS, KindLimits, LimitNumbers, LimitSetting, SharedLimit
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer, outcome
 
@@ -271,6 +272,35 @@ class SharedLimitRules(LimitSuite):
         view = await self.limit_view(store)
         assert (view.concurrency, view.rate, view.source, view.note) == (4, "20/min", "code", "")
         assert not await self.set_limit(store), "there is no setting to remove"
+
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            LimitNumbers(concurrency=2),
+            LimitNumbers(burst=6),
+            LimitNumbers(period_us=7_000_000, burst=5),
+            LimitNumbers(concurrency=2, period_us=7_000_000, burst=5),
+        ],
+    )
+    async def test_each_number_stays_as_it_was_given(self, store: Store, setting: LimitNumbers) -> None:
+        """Each change of a limit reads its other numbers and writes them again."""
+        code = limit_numbers(3, "1/s", 4)
+
+        async def assert_counts(numbers: LimitNumbers) -> None:
+            view = await self.limit_view(store)
+            shown = LimitNumbers(concurrency=view.concurrency or 0, period_us=view.period_us, burst=view.burst or 0)
+            assert shown == numbers
+
+        await self.limit(store, concurrency=3, rate="1/s", burst=4)
+        await assert_counts(code)
+        assert await store.set_limit(LimitSetting(name="shared", numbers=setting))
+        await assert_counts(setting.over(code))
+        await self.limit(store, "other", concurrency=3, rate="1/s", burst=4)
+        await assert_counts(setting.over(code))
+        await self.unlimit(store, "other")
+        await assert_counts(setting.over(code))
+        assert await self.set_limit(store)
+        await assert_counts(code)
 
     async def test_a_setting_needs_a_limit(self, store: Store) -> None:
         assert not await self.set_limit(store, "unknown", concurrency=1)
