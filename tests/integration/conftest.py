@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import glide.glide_client
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
@@ -31,6 +32,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     longest = [item for item in items if item.get_closest_marker("long") is not None]
     others = [item for item in items if item.get_closest_marker("long") is None]
     items[:] = [*others[:EARLY], *longest, *others[EARLY:]]
+
+
+def open_glide_clients() -> set[int]:
+    registry: Any = vars(glide.glide_client)["_client_registry"]
+    return set(registry)
+
+
+@pytest.fixture(autouse=True)
+def no_glide_client_is_left() -> Iterator[None]:
+    """Otherwise a garbage collection in a later test warns, and that test fails."""
+    before = open_glide_clients()
+    yield
+    assert open_glide_clients() <= before
 
 
 @pytest.fixture(params=["redis"])

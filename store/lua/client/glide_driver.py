@@ -57,12 +57,19 @@ class GlideDriver(Driver):
         """Idle clients, kept for calls that wait: a waiting call needs a client that no other call shares."""
         self._waiting: set[GlideConnection] = set()
         """The clients of the calls that wait."""
+        self._closed = False
 
     async def open(self) -> None:
+        self._closed = False
         Logger.init(LogLevel.ERROR)
         await super().open()
 
     async def _release(self) -> None:
+        self._closed = True
+        await self._drop_idle()
+
+    async def _drop_idle(self) -> None:
+        """Close all clients except those of the calls that wait."""
         clients = [*self._waiters, *([self._client] if self._client is not None else [])]
         self._client = None
         self._waiters.clear()
@@ -71,7 +78,7 @@ class GlideDriver(Driver):
 
     async def _leave(self) -> None:
         waiting = list(self._waiting)
-        await self._release()
+        await self._drop_idle()
         for client in waiting:
             await client.close()
 
@@ -95,6 +102,9 @@ class GlideDriver(Driver):
             raise await self._failure(error) from error
         except GlideError as error:
             raise await self._failure(error) from error
+        finally:
+            if self._closed:  # the call began before the end, or came after it
+                await self._drop_idle()
         await self._examine(replies)
         return replies
 
@@ -118,7 +128,10 @@ class GlideDriver(Driver):
             raise
         finally:
             self._waiting.discard(client)
-        self._waiters.append(client)
+        if self._closed:
+            await client.close()
+        else:
+            self._waiters.append(client)
         await self._examine(replies)
         return replies
 
@@ -143,7 +156,7 @@ class GlideDriver(Driver):
                 raise await self._failure(reply) from reply
             if is_demoted(reply):
                 self._forget_server()
-                await self._release()
+                await self._drop_idle()
 
     async def _failure(self, error: Exception) -> StoreError:
         """The error to raise for an error of GLIDE."""
@@ -158,7 +171,7 @@ class GlideDriver(Driver):
         if self.sentinels is not None:
             # a client of GLIDE would connect to the same server again, without end
             self._forget_server()
-            await self._release()
+            await self._drop_idle()
         return StoreUnavailableError(self._address.url, text)
 
     async def _refusal_of_connection(self) -> StoreError | None:
