@@ -144,6 +144,20 @@ def test_the_error_says_what_was_given_and_what_was_expected(make: Callable[[], 
     assert str(caught.value) == told
 
 
+def test_a_store_that_lacks_verbs_is_refused_with_their_names() -> None:
+    class Older:
+        """A store as a release before two of the verbs knew it."""
+
+        def __getattr__(self, name: str) -> object:
+            if name in ("get_ended", "check_needs"):
+                raise AttributeError(name)
+            return print
+
+    with pytest.raises(OptionError) as caught:
+        Node(cast(Any, Older()))
+    assert str(caught.value).startswith("store: expected text or a Store with check_needs, get_ended, got ")
+
+
 class Dsn:
     """A URL of a settings library: no text, with a repr that has the password."""
 

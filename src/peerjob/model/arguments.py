@@ -46,6 +46,8 @@ _WORDS: dict[Any, str] = {
 class _Check(NamedTuple):
     fits: Callable[[Any], bool]
     expected: str
+    methods: Sequence[str] = ()
+    """The methods of a protocol, which an error names if a value has only some of them."""
 
 
 def typed(call: F, /) -> F:
@@ -150,7 +152,10 @@ def _check(checks: Mapping[str, _Check], name: str, value: object, secrets: froz
     check = checks.get(name)
     if check is not None and not check.fits(value):
         hidden = f"… ({with_article(type(value).__name__)})"
-        raise OptionError(name, hidden if name in secrets else value, check.expected)
+        missing = [method for method in sorted(check.methods) if not hasattr(value, method)]
+        # a value with none of the methods is something else
+        also = f" with {', '.join(missing)}" if 0 < len(missing) < len(check.methods) else ""
+        raise OptionError(name, hidden if name in secrets else value, check.expected + also)
 
 
 class _Later(dict[str, Any]):
@@ -190,7 +195,7 @@ def _check_of(annotation: Any) -> _Check | None:
         return None
     if is_protocol(kind):
         methods = [name for name in get_protocol_members(kind) if callable(getattr(kind, name, None))]
-        return _Check(functools.partial(_has_all, methods), _words_of(kind))
+        return _Check(functools.partial(_has_all, methods), _words_of(kind), methods)
     if kind is Iterable:
         return _Check(_is_list, "a list")
     if issubclass(kind, Mapping):
@@ -226,7 +231,8 @@ def _check_of_union(args: Sequence[Any]) -> _Check | None:
     known = cast(list[_Check], checks)
     words = [check.expected for check in known]
     expected = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-    return _Check(functools.partial(_fits_any, known), expected)
+    methods = [method for check in known for method in check.methods]
+    return _Check(functools.partial(_fits_any, known), expected, methods)
 
 
 def _fits_any(checks: Sequence[_Check], value: object) -> bool:
