@@ -258,9 +258,6 @@ def schedules(stored: Snapshot) -> Iterator[str]:
         for name, _ in stored.named(part):
             if name not in found:
                 yield f"{part}:{name} belongs to no schedule"
-    for name in stored.pairs("removed"):
-        if name in found:
-            yield f"{name} is a schedule, and among the removed ones"
 
 
 def watchers(stored: Snapshot) -> Iterator[str]:
