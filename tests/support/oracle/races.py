@@ -70,6 +70,16 @@ class Race:
         return linked or made.ends
 
     @property
+    def reaped_twice(self) -> bool:
+        """Whether a reap took two claims of one instance back.
+
+        *Choice*: a reap ends one incarnation after the other. The next one can claim what the last one held.
+        """
+        answers = (answer for made, answer in zip(self._mades, self._answers, strict=True) if made.verb == "reap")
+        reaped = (chosen_by("reap", answer).reaped or [] for answer in answers)
+        return any(len({*ids}) < len(ids) for ids in reaped)
+
+    @property
     def _reaped(self) -> frozenset[str]:
         answers = (answer for made, answer in zip(self._mades, self._answers, strict=True) if made.verb == "reap")
         return frozenset(id for answer in answers for id in chosen_by("reap", answer).reaped or ())
