@@ -82,6 +82,7 @@ _LATE = frozenset(
     (
         *("pass_kind", "pass_new", "pass_ended", "pass_slots", "wake", "wake_in_limits", "next_moment"),
         *("take_unusual", "repeat_claims", "set_aside", "write_planned_aside", "remove_damaged_limits"),
+        *("move_delayed", "pass_gates", "enter_queue", "limits_after_claim", "offer_ended"),
     )
 )
 """Functions that few calls of a script run. Each contains the functions that only such functions use: a call that does

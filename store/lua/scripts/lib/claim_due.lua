@@ -1,10 +1,6 @@
 -- Delayed instances that are due move to the queue of their kind, before a claim selects. The move changes only index
 -- entries, so a claim that fails afterwards leaves nothing half done.
-local function move_due(claim)
-  local moved = due_delayed(500)
-  if #moved == 0 then
-    return
-  end
+local function move_delayed(claim, moved)
   if has_indexes then
     local kinds = {}
     for n = 1, #moved, 2 do
@@ -33,5 +29,12 @@ local function move_due(claim)
     if in_set and remaining_of(claim, kind) > 0 then
       newly_due[kind] = nil
     end
+  end
+end
+
+local function move_due(claim)
+  local moved = due_delayed(500)
+  if moved[1] then
+    move_delayed(claim, moved)
   end
 end

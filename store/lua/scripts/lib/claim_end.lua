@@ -21,7 +21,7 @@ end
 
 -- Use up the rates of what was given. Wake nodes for the room that the commit of the same turn made and this claim left.
 -- Hand on the moment at which a limit opens, if the node of a full claim can be busy at that moment.
-local limits_after_claim = shared and function(claim, selection)
+local limits_after_claim = shared and function(claim, selection, freed, passed)
   local requests, is_full, offers = requests_key(claim.incarnation), claim.count >= claim.limit, {}
   for name, limit in pairs(shared.limits) do
     local given = limit and limit.left and limit.before - limit.left or 0
@@ -34,7 +34,6 @@ local limits_after_claim = shared and function(claim, selection)
       limit.alarm, offers[name] = '', 1
     end
   end
-  local freed, passed = unpack(call('HMGET', requests, 'freed', 'passed'))
   for name in pairs({freed = freed or nil, passed = passed or nil}) do
     add('HDEL', requests, name)
   end
@@ -56,7 +55,7 @@ local limits_after_claim = shared and function(claim, selection)
     return not is_full and (claim.caps[kind] or claim.letter ~= 's' and find(sets_of(kind) or '', claim.set, 1, true))
   end
   for name, most in pairs(offers) do
-    local limit = shared.limit(name)
+    local limit = limit_of(name)
     if limit then
       offer_room(limit, most, taken, claims_again)
     end
@@ -79,12 +78,12 @@ end
 -- Return a kind of which the selection leaves due instances, or nil.
 local function kind_left(selection)
   local claim, heads = selection.claim, selection.heads
-  while shared and heads.member and not shared.may_go(sub(heads.member, ID_SIZE + 17)) do
+  while shared and heads.member and shared.room(shared.rule(sub(heads.member, ID_SIZE + 17))) <= 0 do
     advance(heads, claim.limit)
   end
   local left = claim.cut_at or heads.member and sub(heads.member, ID_SIZE + 17)
   for _, source in ipairs(selection.sources) do
-    left = left or source.member and (not shared or shared.may_go(source.kind)) and source.kind
+    left = left or source.member and (not shared or shared.room(shared.rule(source.kind)) > 0) and source.kind
   end
   return left
 end

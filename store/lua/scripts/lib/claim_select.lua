@@ -14,7 +14,8 @@ local function remaining_of(claim, kind)
   local rule = shared and remaining > 0 and shared.rule(kind)
   if rule then
     remaining = min(remaining, shared.room(rule))
-    shared.held_back[kind] = remaining == 0 and shared.opens(rule) and rule or nil
+    local one, other = rule.limits[1], rule.limits[2]
+    shared.held_back[kind] = remaining == 0 and (one and one.opens or other and other.opens) and rule or nil
   end
   return remaining
 end

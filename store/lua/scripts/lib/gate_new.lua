@@ -113,13 +113,12 @@ local pass_new = gates and function(kind, group)
     check_zset(waiting_key(kind, key))
     plan_list('ZADD', waiting_key(kind, key), list)
   end
-  if not (shape.suspect or has_indexes) and queue[1] then
-    plan_list('ZADD', prepare_queue(kind), queue)
-    newly_due[kind] = (newly_due[kind] or 0) + #queue / 2
-  else
-    for at = 2, #queue, 2 do
-      add_to_queue(sub(queue[at], 17), kind, shape.priority, shape.due, shape.suspect, true)
-    end
+  local suspects = shape.suspect and {} or nil
+  for at = 1, suspects and #group.ids or 0 do
+    suspects[group.ids[at]] = true
+  end
+  if queue[1] then
+    enter_queue(kind, queue, shape.due, suspects)
   end
   local rest = unusual and {shape = shape, packed = group.packed, ids = {}, keys = {}}
   for at = 1, unusual and #group.ids or 0 do

@@ -14,6 +14,23 @@ local plan_list = gates and function(command, key, list)
   end
 end
 
+-- Plan that instances that passed enter the queue of their kind. `queue`: arguments of a ZADD. `suspects`: id -> true, or nil.
+local enter_queue = gates and function(kind, queue, due, suspects)
+  if has_indexes or suspects then
+    for at = 2, #queue, 2 do
+      local id = sub(queue[at], 17)
+      add_to_queue(id, kind, queue[at - 1], due, suspects and suspects[id], true)
+    end
+    return
+  end
+  local key = prepare_queue(kind)
+  plan_list('ZADD', key, queue)
+  newly_due[kind] = (newly_due[kind] or 0) + #queue / 2
+  if checked_sizes[key] == 0 then
+    as_table(key)
+  end
+end
+
 -- Return the keys of instances without repetition, and key -> the position of its only instance, or minus the number of its
 -- instances. `from`: the first byte of a key in its text.
 local grouped = gates and function(texts, from)
@@ -45,13 +62,14 @@ local pass_ended = gates and function(kind, ids)
   local own, names, ends = rule and rule.own > 0 and rule.own, grouped(texts, 22)
   local known, counts, entries, queue, gone_keys, unusual = {}, {}, {}, {}, {}, {}
   local filled, written, queued, place, beginnings, scores = 0, 0, 0, ready_member(now, ''), {}, {}
+  local suspects = nil
 
   local function let_in(id, score, suspect, packed, key)
-    if has_indexes or suspect then
-      add_to_queue(id, kind, score, now, suspect, true)
-    else
-      queue[queued + 1], queue[queued + 2], queued = score, place .. id, queued + 2
+    if suspect then
+      suspects = suspects or {}
+      suspects[id] = true
     end
+    queue[queued + 1], queue[queued + 2], queued = score, place .. id, queued + 2
     entries[written + 1], entries[written + 2] = id, 'q' .. place .. packed .. key
     written = written + 2
   end
@@ -115,11 +133,7 @@ local pass_ended = gates and function(kind, ids)
   plan_list('HSET', n, counts)
   plan_list('HSET', g, entries)
   if queued > 0 then
-    plan_list('ZADD', prepare_queue(kind), queue)
-    newly_due[kind] = (newly_due[kind] or 0) + queued / 2
-    if checked_sizes[prepare_queue(kind)] == 0 then
-      as_table(prepare_queue(kind))
-    end
+    enter_queue(kind, queue, now, suspects)
   end
   for at = 1, next(unusual) and #ids or 0 do
     if unusual[sub(texts[at], 22)] then

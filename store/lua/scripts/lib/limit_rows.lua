@@ -158,7 +158,7 @@ end
 -- Wake nodes for the queued instances of kinds that may go on.
 local function wake_kinds(kinds)
   for _, kind in ipairs(shared and kinds or {}) do
-    local queued = shared.queued(kind)
+    local queued = queued_of(kind)
     newly_due[kind] = queued > 0 and queued or nil
   end
   wake_for_new_work()

@@ -46,7 +46,8 @@ end
 -- While a script runs, a limit has `left`: how many starts are possible; `opens`: the moment at which time alone makes
 -- further starts possible, or nil; `before`: how many starts were possible at first.
 local shared = limited and (function()
-  local self = {held_back = {}, damaged = {}, with_ends = {}, limits = {}, are_missing = false}
+  local self = {held_back = {}, damaged = {}, with_ends = {}, limits = {}, are_missing = false,
+    followed_by_claim = nil, makes_room = nil}
   local rules, limits, claimed_prefix = {}, self.limits, PREFIX .. PROCESSING .. ':'
 
   -- Return fields of LIMITS, and whether the key has another type.
@@ -58,29 +59,19 @@ local shared = limited and (function()
     return found.err and {} or found, found.err
   end
 
-  -- Return the number of entries of a key after the planned writes.
-  local function planned(writes, key)
-    return writes and writes[key] and #writes[key] or 0
-  end
-  local function size_of(key)
-    local size = call('ZCARD', key)
-    return next(pending) and size + planned(pending.ZADD, key) / 2 - planned(pending.ZREM, key) or size
-  end
-
-  local function bodies_in(key)
-    return call('SCARD', key) + planned(pending.SADD, key) - planned(pending.SREM, key)
-  end
-
-  function self.claimed(kind)
-    return size_of(kind_key(PROCESSING, kind)) + bodies_in(kind_key('r', kind))
-  end
-
-  function self.queued(kind)
-    return size_of(kind_key('q', kind)) + size_of(kind_key('s', kind))
+  -- Return the number of entries of a key after the planned writes: of a sorted set, or of a set of cancelled instances.
+  function self.size_of(key, is_set)
+    local size, added, removed = call(is_set and 'SCARD' or 'ZCARD', key), nil, nil
+    if next(pending) then
+      added, removed = pending[is_set and 'SADD' or 'ZADD'], pending[is_set and 'SREM' or 'ZREM']
+      added, removed = added and added[key], removed and removed[key]
+      size = size + (added and #added or 0) / (is_set and 1 or 2) - (removed and #removed or 0)
+    end
+    return size
   end
 
   -- Read limits. A damaged limit lets all pass, as a missing one does.
-  local function load_limits(names)
+  function self.load_limits(names)
     for first = 1, #names, SLICE do
       local fields = {}
       for n = first, min(first + SLICE - 1, #names) do
@@ -98,13 +89,6 @@ local shared = limited and (function()
     end
   end
 
-  function self.limit(name)
-    if limits[name] == nil then
-      load_limits({name})
-    end
-    return limits[name]
-  end
-
   -- Return how many starts a limit allows now.
   function self.left(limit)
     if not limit.left then
@@ -112,7 +96,7 @@ local shared = limited and (function()
       if limit.concurrency > 0 then
         left = limit.concurrency
         for n = 1, #limit.kinds do
-          left = left - size_of(claimed_prefix .. limit.kinds[n])
+          left = left - self.size_of(claimed_prefix .. limit.kinds[n])
         end
         -- Most full limits are full without the bodies of cancelled instances.
         local bodies = {}
@@ -121,7 +105,7 @@ local shared = limited and (function()
         end
         local has_bodies = bodies[1] and (pending.SADD or call('EXISTS', unpack(bodies)) > 0)
         for n = 1, has_bodies and #bodies or 0 do
-          left = left - bodies_in(bodies[n])
+          left = left - self.size_of(bodies[n], true)
         end
       end
       if left > 0 and period > 0 then
@@ -137,13 +121,6 @@ local shared = limited and (function()
       limit.left, limit.before, limit.opens = left, left, opens
     end
     return limit.left
-  end
-
-  local function add_limit(rule, name)
-    if name ~= '' then
-      local limit = limits[name]
-      rule.limits[#rule.limits + 1], self.are_missing = limit or nil, self.are_missing or not limit
-    end
   end
 
   -- Read the rules of kinds, and their limits.
@@ -168,13 +145,13 @@ local shared = limited and (function()
       end
     end
     if names[1] then
-      load_limits(names)
+      self.load_limits(names)
     end
     for n = 1, #kinds do
       local rule = rules[kinds[n]]
-      if rule then
-        add_limit(rule, rule.one)
-        add_limit(rule, rule.other)
+      for _, name in ipairs(rule and {rule.one, rule.other} or {}) do
+        local limit = name == '' or limits[name]
+        rule.limits[#rule.limits + 1], self.are_missing = name ~= '' and limit or nil, self.are_missing or not limit
       end
     end
   end
@@ -190,23 +167,12 @@ local shared = limited and (function()
 
   -- Return how many instances of a kind can start now.
   function self.room(rule)
-    local room = rule.paused and 0 or LATEST
-    for n = 1, #rule.limits do
+    local room = rule and rule.paused and 0 or LATEST
+    for n = 1, rule and #rule.limits or 0 do
       local left = rule.limits[n].left or self.left(rule.limits[n])
       room = left < room and max(left, 0) or room
     end
     return room
-  end
-
-  -- Return whether time alone opens a limit of a kind without room.
-  function self.opens(rule)
-    local one, other = rule.limits[1], rule.limits[2]
-    return one and one.opens or other and other.opens
-  end
-
-  function self.may_go(kind)
-    local rule = self.rule(kind)
-    return not rule or self.room(rule) > 0
   end
 
   -- Take or return starts of a kind.
@@ -216,25 +182,32 @@ local shared = limited and (function()
     end
   end
 
-  -- Return whether a claim of one instance of a kind only needs to take the instance.
-  function self.is_simple(kind)
-    local rule = self.rule(kind)
-    local is_simple = not rule or not rule.paused
-    for _, limit in ipairs(is_simple and rule and rule.limits or {}) do
-      is_simple = is_simple and limit.period == 0 and limit.closed <= now and self.left(limit) > 0
-    end
-    return is_simple
-  end
-
   -- Keep that claims of a kind end, before the first of these ends is planned. An end in a full limit makes room.
   function self.ends(kind)
     local rule = self.rule(kind)
     for _, limit in ipairs(rule and rule.limits or {}) do
       if not self.with_ends[limit.name] then
         self.with_ends[limit.name], limit.was_full = limit, self.left(limit) <= 0 and not limit.opens
+        self.makes_room = self.makes_room or limit.was_full
       end
     end
   end
 
   return self
 end)()
+
+-- Return a limit by its name; false for a missing or damaged one.
+local limit_of = shared and function(name)
+  if shared.limits[name] == nil then
+    shared.load_limits({name})
+  end
+  return shared.limits[name]
+end
+
+local claimed_of = shared and function(kind)
+  return shared.size_of(kind_key(PROCESSING, kind)) + shared.size_of(kind_key('r', kind), true)
+end
+
+local queued_of = shared and function(kind)
+  return shared.size_of(kind_key('q', kind)) + shared.size_of(kind_key('s', kind))
+end

@@ -14,7 +14,7 @@ end
 -- for a kind.
 local offer_room = shared and function(limit, most, taken, passes_over)
   for _, kind in ipairs(limit.kinds) do
-    local queued = not passes_over(kind) and min(most, shared.queued(kind) - (taken[kind] or 0)) or 0
+    local queued = not passes_over(kind) and min(most, queued_of(kind) - (taken[kind] or 0)) or 0
     newly_due[kind] = queued > 0 and max(newly_due[kind] or 0, queued) or newly_due[kind]
   end
 end
@@ -116,7 +116,7 @@ local function pass_slots_and_wake()
   if gates and gates.is_busy then
     pass_gates()
   end
-  if shared then
+  if shared and (shared.followed_by_claim or next(shared.with_ends)) then
     offer_ended()
   end
   wake_for_new_work()

@@ -27,13 +27,13 @@ end
 table.sort(entries)
 
 local function row_of_limit(name)
-  local limit, rest = shared.limit(name), read_limit(name)
+  local limit, rest = limit_of(name), read_limit(name)
   if not limit then
     return nil
   end
   local running, waiting = 0, 0
   for _, kind in ipairs(limit.kinds) do
-    running, waiting = running + shared.claimed(kind), waiting + shared.queued(kind)
+    running, waiting = running + claimed_of(kind), waiting + queued_of(kind)
   end
   return {'l', name, limit.concurrency, limit.period, limit.burst, digits(limit.tat), digits(limit.closed), running,
     waiting, rest.set and '1' or '', rest.note, digits(max(shared.left(limit), 0)), limit.kinds}
@@ -41,9 +41,9 @@ end
 
 local function row_of_kind(kind)
   local rule = read_rule(kind)
-  return {'k', kind, rule.paused, rule.by_setting > 0 and rule.by_setting or rule.by_code, shared.claimed(kind),
-    shared.queued(kind), rule.by_setting > 0 and '1' or '', rule.paused == '1' and (limit_field('p' .. kind) or '') or limit_field('s' .. kind) or '',
-    digits(shared.rule(kind) and shared.room(shared.rule(kind)) or LATEST)}
+  return {'k', kind, rule.paused, rule.by_setting > 0 and rule.by_setting or rule.by_code, claimed_of(kind),
+    queued_of(kind), rule.by_setting > 0 and '1' or '', rule.paused == '1' and (limit_field('p' .. kind) or '') or limit_field('s' .. kind) or '',
+    digits(shared.room(shared.rule(kind)))}
 end
 
 local reply = {digits(now), ''}

@@ -4,7 +4,7 @@
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     name of the limit, microseconds from now, "1" if the limit may open earlier than before
 -- Reply    1, or 0 if no kind has the limit
-local limit = shared and shared.limit(ARGV[1])
+local limit = shared and limit_of(ARGV[1])
 if not limit or not limit.kinds[1] then
   return 0
 end

@@ -74,7 +74,13 @@ end
 local only_kind, member = nil, nil
 for _, kind in ipairs(is_short and filled == 1 and not has_indexes and not has_watchers and claim.named or {}) do
   local first = call('ZRANGE', ready_key(kind), 0, 1)
-  if first[1] and not first[2] and not (shared and not shared.is_simple(kind)) then
+  local is_only = first[1] and not first[2]
+  local rule = is_only and shared and shared.rule(kind)
+  is_only = is_only and not (rule and rule.paused)
+  for _, limit in ipairs(rule and rule.limits or {}) do
+    is_only = is_only and limit.period == 0 and limit.closed <= now and shared.left(limit) > 0
+  end
+  if is_only then
     only_kind, member = kind, first[1]
   end
   if first[1] then
@@ -152,7 +158,11 @@ else
   end
 end
 if shared then
-  limits_after_claim(claim, selection)
+  -- The commit of the turn can leave it to its claim to wake nodes.
+  local freed, passed = unpack(call('HMGET', requests, 'freed', 'passed'))
+  if freed or passed or next(shared.limits) then
+    limits_after_claim(claim, selection, freed, passed)
+  end
 end
 pass_slots_and_wake()
 

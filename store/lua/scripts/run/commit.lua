@@ -67,21 +67,18 @@ local function answer_ends()
   end
   return {table.concat(answers), {}}
 end
-if is_over and not shared then
+-- A claim that follows wakes nodes, so limits change nothing unless an end frees a key or makes room in a full limit.
+if is_over and (not shared or shared.followed_by_claim and not (shared.makes_room or gates.is_busy)) then
   return answer_ends()
 end
 
 -- The rest needs further definitions.
--- 3. With limits, too, all is done then if a claim follows: that claim wakes nodes. Most kinds have no keys.
+-- 3. Let others pass, and tell the claim that follows what it must wake nodes for.
 is_over = is_over and shared.followed_by_claim
-if is_over and not gates.is_busy then
-  offer_ended()
-  return answer_ends()
-end
-
--- The rest needs further definitions.
 if is_over then
-  pass_gates()
+  if gates.is_busy then
+    pass_gates()
+  end
   offer_ended()
   return answer_ends()
 end
