@@ -45,6 +45,20 @@ async def test_a_call_after_the_close_leaves_none(site: MakeSite) -> None:
 
 
 @with_each_driver
+async def test_a_call_after_the_close_ends_no_other_one(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    await store.close()
+    driver = driver_of(store)
+    here.server.command("CLIENT", "PAUSE", round(PATIENCE * 1000), "WRITE")
+    short, long = (asyncio.create_task(driver.ask(call)) for call in (("PING",), ("INCR", here.key("number"))))
+    assert await short == [b"PONG"]
+    here.server.command("CLIENT", "UNPAUSE")
+    assert await long == [1]
+    await until(lambda: not has_connections(here))
+
+
+@with_each_driver
 async def test_a_store_that_opens_again_keeps_its_connections(site: MakeSite) -> None:
     here = site()
     store = await here.open()

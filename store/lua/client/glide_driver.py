@@ -57,6 +57,8 @@ class GlideDriver(Driver):
         """Idle clients, kept for calls that wait: a waiting call needs a client that no other call shares."""
         self._waiting: set[GlideConnection] = set()
         """The clients of the calls that wait."""
+        self._sharing = 0
+        """Number of the calls that share a client."""
         self._closed = False
 
     async def open(self) -> None:
@@ -89,10 +91,21 @@ class GlideDriver(Driver):
         return self._send_alone(commands, timeout) if alone else self._send_shared(commands)
 
     async def _send_shared(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        client = self._client or await self._shared()
+        self._sharing += 1
+        try:
+            client = self._client or await self._shared()
+            replies = await self._share(client, commands)
+        finally:
+            self._sharing -= 1
+            if self._closed and not self._sharing:  # the call began before the end, or came after it
+                await self._drop_idle()
+        await self._examine(replies)
+        return replies
+
+    async def _share(self, client: GlideConnection, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         try:
             async with asyncio.timeout(self._call_timeout + _MARGIN):
-                replies = await client.send(commands)
+                return await client.send(commands)
         except TimeoutError as error:
             # GLIDE's own timeout is shorter and should have come first. It did not come, which shows that no event loop
             # reads GLIDE's pipe any more. Only a new client registers the pipe again, so drop this one.
@@ -102,11 +115,6 @@ class GlideDriver(Driver):
             raise await self._failure(error) from error
         except GlideError as error:
             raise await self._failure(error) from error
-        finally:
-            if self._closed:  # the call began before the end, or came after it
-                await self._drop_idle()
-        await self._examine(replies)
-        return replies
 
     async def _shared(self) -> GlideConnection:
         async with self._connecting():
