@@ -41,7 +41,7 @@ ACTS: dict[str, tuple[Verb, str, int | None]] = {
     "ScheduleFlow": (lambda to, _: to.schedule_flow(flow()), "name=nightly members=1 kind=work", 1),
     "CancelInstances": (
         lambda to, _: to.cancel_instances(Query(kind="work", tag="t")),
-        'query={"kind": "work", "tag": "t", "all": true} in_parts=true',
+        'query={"kind": "work", "tag": "t"}',
         2,
     ),
     "CancelInstance": (lambda to, _: to.cancel_instance(WAITS), f"uuid={WAITS}", 1),
@@ -49,21 +49,21 @@ ACTS: dict[str, tuple[Verb, str, int | None]] = {
     "Signal": (lambda to, _: to.signal(WAITS, Signal("go", str), "a secret"), f"uuid={WAITS} name=go", 1),
     "RetryInstances": (
         lambda to, _: to.retry_instances(Query(uuid=ENDED), id=NEW),
-        f'query={{"uuid": "{ENDED}", "all": true}} request_uuid={NEW} in_parts=true',
+        f'query={{"uuid": "{ENDED}"}} request_uuid={NEW}',
         1,
     ),
     "RetryInstance": (lambda to, _: to.retry_instance(ENDED, id=NEW), f"uuid={ENDED} new_uuid={NEW}", 1),
     "ClearInstances": (
         lambda to, _: to.clear_instances(Filter(after=START, before=END + timedelta(hours=2))),
-        f'filter={{"before": "{stamp(END + timedelta(hours=2))}", "after": "{stamp(START)}", "all": true}}',
+        f'filter={{"before": "{stamp(END + timedelta(hours=2))}", "after": "{stamp(START)}"}}',
         1,
     ),
     "ClearHistory": (
         lambda to, _: to.clear_history(Filter(older_than="0s")),
-        'filter={"older_than": "0s", "all": true}',
+        'filter={"older_than": "0s"}',
         1,
     ),
-    "ClearLogs": (lambda to, _: to.clear_logs(Filter(older_than="0s")), 'filter={"older_than": "0s", "all": true}', 0),
+    "ClearLogs": (lambda to, _: to.clear_logs(Filter(older_than="0s")), 'filter={"older_than": "0s"}', 0),
     "Clear": (lambda to, _: to.clear(), "", None),
     "PutSchedule": (lambda to, _: to.add_schedule(WORK.with_options(every="1h", name="new")), "name=new kind=work", 1),
     "PauseSchedule": (lambda to, _: to.pause_schedule("hourly", "a note"), "name=hourly", 1),
@@ -112,3 +112,15 @@ async def test_the_record_names_the_caller_and_what_was_chosen(name: str) -> Non
     chosen = criteria.replace("NODE", node.name)
     assert (record.verb, record.criteria, record.count, record.result) == (name, chosen, count, "ok")
     assert (record.principal, record.address, record.node, record.calls) == ("ann", "127.0.0.1", node.name, 1)
+
+
+async def test_a_record_says_all_of_a_call_without_a_criterion_alone() -> None:
+    async with served(WORK, workers=1, tokens=TOKEN) as (node, server), Client(server.target, token="secret") as client:
+        await client.cancel_instances(Query(limit=7, order="desc"))
+        await client.clear_logs()
+        await node.audit_trail.flush()
+        records = {one.verb: one.criteria for one in await node.audit()}
+    assert records == {
+        "CancelInstances": 'query={"descending": true, "all": true}',
+        "ClearLogs": 'filter={"all": true}',
+    }

@@ -21,8 +21,10 @@ from .rpc_service import Context
 
 MAX_KINDS = 10
 """The most kinds that the record of one call names."""
-_HIDDEN = ("view", "note", "timeout", "begun", "limit", "order")
+_HIDDEN = ("view", "note", "timeout", "begun", "limit", "order", "in_parts")
 """Fields of requests that a record leaves out: they do not select, or hold text of users."""
+_WHOLE = {"all", "cursor", "descending"}
+"""Fields of a query or filter without a criterion. Beside a criterion, `all` would say more than what it selects."""
 
 
 def audited(trail: AuditTrail, handlers: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,9 +74,11 @@ def _criteria(name: str, request: Any) -> str:
         given: dict[str, Any] = MessageToDict(request, preserving_proto_field_name=True)
     except SerializeToJsonError:  # the request has a time or a duration out of range
         return "(invalid)"
-    for inner in (given, given.get("query", {})):
+    for inner in (given, given.get("query", {}), given.get("filter", {})):
         for field in _HIDDEN:
             inner.pop(field, None)
+        if not inner.keys() <= _WHOLE:
+            inner.pop("all", None)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
     return " ".join(f"{key}={value}" for key, value in texts.items())
 
