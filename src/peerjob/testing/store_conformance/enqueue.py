@@ -113,6 +113,22 @@ class EnqueueRules(StoreSuite):
         ]
         assert (await self.read(store, old.id)).spec == old.spec
 
+    @pytest.mark.parametrize("limit_key", ["", "k"])
+    async def test_an_id_that_comes_twice_in_a_new_batch_is_one_instance(self, store: Store, limit_key: str) -> None:
+        new, other = self.make.instances(2, limit_key=limit_key, key_concurrency=2)
+        assert await store.enqueue([new, other, new]) == [
+            Enqueued(new.id, True),
+            Enqueued(other.id, True),
+            Enqueued(new.id, True, repeated=True),
+        ]
+        assert await self.counts(store) == {State.SCHEDULED: 2}
+        peer = await self.join(store)
+        claims = await peer.take()
+        assert [claim.id for claim in claims] == [new.id, other.id]
+        await peer.commit(*map(outcome, claims))
+        assert await peer.take() == ()
+        assert (await store.key_limits("work")).views == ()
+
     async def test_an_id_alone_decides_what_is_repeated(self, store: Store) -> None:
         """Not its kind nor its content: the first instance with an id stays as it is."""
         first = self.make.instance(tags=("red",), key="k")
