@@ -81,6 +81,13 @@ class ElectionRules(StoreSuite):
             assert await elections.campaign(first, ttl_us=TTL_US) == leader
         assert await elections.leader() == leader
 
+    async def test_a_term_begins_at_the_time_of_its_leader(self, store: Store, elections: Elections) -> None:
+        before_us = self.clock.time_us()
+        leader = await self.elected(elections)
+        after_us = self.clock.time_us()
+        assert before_us <= leader.since_us <= after_us
+        assert await (await self.election(store)).leader() == leader
+
     async def test_of_many_at_once_one_wins(self, store: Store) -> None:
         clients = [await self.election(store) for _ in range(5)]
         for _ in range(5):
