@@ -65,6 +65,13 @@ class LedgerRules(ScheduleSuite):
         assert (record.outcome, record.reason, record.node) == (MISSED, "r", "two")
         assert await self.ledger(store) == [record]
 
+    async def test_what_one_call_joins_is_one_stretch(self, store: Store) -> None:
+        row = await self.schedule(store)
+        await self.done(store, self.a_fire(row, 0, MISSED))
+        for first in (1, 4):
+            await self.done(store, *(self.a_fire(row, number, MISSED) for number in range(first, first + 3)))
+            assert await self.numbers(store) == [(0, MISSED, first + 3)]
+
     async def test_another_fate_is_another_stretch(self, store: Store) -> None:
         await self.schedule(store)
         for number, (outcome, reason) in enumerate(
