@@ -549,6 +549,19 @@ async def test_an_index_finds_what_may_go(site: MakeSite) -> None:
     assert await ids(peer) == [claim.id]
 
 
+async def test_an_index_finds_what_passes(site: MakeSite) -> None:
+    """One that passes at once, and one that passes when the first one ends."""
+    here = site()
+    store = await here.open(retry_for=0)
+    peer = await here.join(store, kinds=MANY)
+    batch = [here.make.instance(kind=MANY[0], limit_key="k", key_concurrency=1) for _ in range(2)]
+    await store.enqueue(batch)
+    for new in batch:
+        (claim,) = await peer.take()
+        assert claim.id == new.id
+        await peer.end(claim)
+
+
 async def test_a_renewal_does_not_deny_work_behind_more_full_queues_than_it_reads(site: MakeSite) -> None:
     """The node then claims each second, so a lost hint costs a second here too."""
     here = site()

@@ -121,15 +121,18 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
         assert await self.woken([sleeper]) == [], "what passed is claimed"
         assert await self.keys(store) == {}
 
-    async def test_a_turn_wakes_a_node_for_what_passes_and_is_left(self, store: Store) -> None:
+    @pytest.mark.parametrize("wants", [True, False])
+    async def test_a_turn_wakes_a_node_for_what_passes_and_is_left(self, store: Store, wants: bool) -> None:
+        """Also if the claim of the turn does not want that kind."""
         await self.limit_keys(store)
         await store.enqueue([*self.keyed(2), *self.keyed(2, "b")])
-        peer, sleeper = await self.join(store), await self.join(store, "sleeper")
+        peer, sleeper = await self.join(store, kinds=("work", "other")), await self.join(store, "sleeper")
         outcomes = [outcome(claim) for claim in await peer.take()]
         await sleeper.claim()
         await self.hints(sleeper)
-        _, claimed = await store.turn(peer.incarnation, outcomes, peer.want(1), request=self.make.request())
-        assert len(claimed.claims) == 1
+        want = peer.want(1, kinds=None if wants else {"other": 1})
+        _, claimed = await store.turn(peer.incarnation, outcomes, want, request=self.make.request())
+        assert len(claimed.claims) == wants
         assert await self.woken([sleeper], 1) == ["sleeper"]
 
     async def test_two_ends_of_one_request_let_two_go(self, store: Store) -> None:

@@ -245,14 +245,15 @@ class KeyOrderRules(LimitSuite):
         assert await self.counts_of(store) == (1, 2)
         assert await self.drained(peer) == [second.id, third.id, first.id]
 
-    async def test_a_suspect_that_passes_is_claimed_alone(self, store: Store) -> None:
+    @pytest.mark.parametrize("waits", [False, True])
+    async def test_a_suspect_that_passes_is_claimed_alone(self, store: Store, waits: bool) -> None:
         await self.limit_keys(store)
-        (first,) = self.keyed(1)
+        first, other = self.keyed(int(waits)), self.make.instances(1, priority=9)
         (suspect,) = self.keyed(1, losses=2)
-        (other,) = self.make.instances(1, priority=9)
-        await store.enqueue([first, suspect, other])
+        await store.enqueue([*first, suspect])
         peer = await self.join(store)
-        claims = await peer.take()
-        assert ids_of(claims) == [first.id, other.id]
-        await peer.commit(*map(outcome, claims))
-        assert ids_of(await peer.take()) == [suspect.id]
+        await peer.commit(*[outcome(claim) for claim in await peer.take(int(waits))])
+        await store.enqueue(other)
+        assert ids_of((await peer.claim(peer.want(suspects=False))).claims) == ids_of(other)
+        (claim,) = await peer.take()
+        assert (claim.id, claim.suspect) == (suspect.id, True)

@@ -141,9 +141,14 @@ class SharedLimitRules(LimitSuite):
             claims = claimed.claims
         assert await self.woken([sleeper]) == [], "the turn itself claimed what became free"
 
-    @pytest.mark.parametrize(("left", "taken"), [("other", 0), ("other", 1), ("work", 1)])
-    async def test_a_turn_wakes_a_node_for_the_room_that_it_leaves(self, store: Store, left: str, taken: int) -> None:
-        """Although the claim of the turn takes other work up to its limit, or nothing."""
+    @pytest.mark.parametrize(
+        ("left", "taken", "kinds"),
+        [("other", 0, None), ("other", 1, None), ("work", 1, None), ("work", 0, {"free": 1})],
+    )
+    async def test_a_turn_wakes_a_node_for_the_room_that_it_leaves(
+        self, store: Store, left: str, taken: int, kinds: dict[str, int] | None
+    ) -> None:
+        """Although the claim of the turn takes other work up to its limit, or nothing, or wants none of it."""
         await self.limit(store, "work", "other", concurrency=1)
         peer = await self.join(store, kinds=("work", "free"))
         sleeper = await self.join(store, "sleeper", kinds=(left,))
@@ -152,7 +157,7 @@ class SharedLimitRules(LimitSuite):
         await store.enqueue([*self.make.instances(2 * taken, kind="free"), self.make.instance(kind=left)])
         await sleeper.claim()
         await self.hints(sleeper)
-        want = peer.want(1)
+        want = peer.want(1, kinds)
         _, claimed = await store.turn(peer.incarnation, [outcome(held)], want, request=self.make.request())
         assert len(claimed.claims) == taken
         assert await self.woken([sleeper], 1) == ["sleeper"]
