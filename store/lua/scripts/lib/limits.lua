@@ -60,7 +60,7 @@ local shared = limited and (function()
   end
 
   -- Return the number of entries of a key after the planned writes: of a sorted set, or of a set of cancelled instances.
-  function self.size_of(key, is_set)
+  local function size_of(key, is_set)
     local size, added, removed = call(is_set and 'SCARD' or 'ZCARD', key), nil, nil
     if next(pending) then
       added, removed = pending[is_set and 'SADD' or 'ZADD'], pending[is_set and 'SREM' or 'ZREM']
@@ -69,6 +69,7 @@ local shared = limited and (function()
     end
     return size
   end
+  self.size_of = size_of
 
   -- Read limits. A damaged limit lets all pass, as a missing one does.
   function self.load_limits(names)
@@ -96,7 +97,7 @@ local shared = limited and (function()
       if limit.concurrency > 0 then
         left = limit.concurrency
         for n = 1, #limit.kinds do
-          left = left - self.size_of(claimed_prefix .. limit.kinds[n])
+          left = left - size_of(claimed_prefix .. limit.kinds[n])
         end
         -- Most full limits are full without the bodies of cancelled instances.
         local bodies = {}
@@ -105,7 +106,7 @@ local shared = limited and (function()
         end
         local has_bodies = bodies[1] and (pending.SADD or call('EXISTS', unpack(bodies)) > 0)
         for n = 1, has_bodies and #bodies or 0 do
-          left = left - self.size_of(bodies[n], true)
+          left = left - size_of(bodies[n], true)
         end
       end
       if left > 0 and period > 0 then
@@ -138,7 +139,8 @@ local shared = limited and (function()
       self.are_missing = self.are_missing or text and not paused
       self.damaged['rule ' .. kind] = text and text ~= '' and not paused or nil
       rules[kind] = paused and {paused = paused == '1', own = tonumber(own), limits = {}, one = one, other = other} or false
-      for _, name in ipairs({one, other}) do
+      for at = 1, paused and 2 or 0 do
+        local name = at == 1 and one or other
         if name ~= '' and limits[name] == nil then
           names[#names + 1], limits[name] = name, false
         end
@@ -149,7 +151,8 @@ local shared = limited and (function()
     end
     for n = 1, #kinds do
       local rule = rules[kinds[n]]
-      for _, name in ipairs(rule and {rule.one, rule.other} or {}) do
+      for at = 1, rule and 2 or 0 do
+        local name = at == 1 and rule.one or rule.other
         local limit = name == '' or limits[name]
         rule.limits[#rule.limits + 1], self.are_missing = name ~= '' and limit or nil, self.are_missing or not limit
       end
