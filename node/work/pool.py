@@ -244,7 +244,9 @@ class Pool:
         self._quiet.clear()
         # use the captured context variables: the current ones can belong to a run that has just ended
         run.variables = self.context_vars.captured
-        run.task = self._loop.create_task(self._work(run), context=run.variables.copy())
+        task = self._loop.create_task(self._work(run), context=run.variables.copy())
+        if not run.ended:  # it has ended with `asyncio.eager_task_factory`, see `_finished`
+            run.task = task
         if run.suspect:
             self._loop.call_later(PROBATION, self._waker.hint)
 

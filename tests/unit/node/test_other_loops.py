@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -70,14 +71,40 @@ async def double(number: int) -> int:
     return 2 * number
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.11 has no eager tasks")
+EAGER = pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.11 has no eager tasks")
+
+
+def use_eager_tasks() -> None:
+    asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009  # see the mark
+
+
+@EAGER
 async def test_bodies_of_a_loop_with_eager_tasks_end() -> None:
     """A body can end within the call that starts it."""
-    asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009  # see the mark
+    use_eager_tasks()
     job, numbers = Job("double", double), range(1_000)
     async with Node("memory://", jobs=[job], workers=1) as node:
         made = await node.schedule_many([job.call(number) for number in numbers])
         assert [await one.result(30) for one in made] == [2 * number for number in numbers]
+
+
+@pytest.mark.parametrize("eager", [False, pytest.param(True, marks=EAGER)])
+async def test_the_task_of_a_run_ends_before_the_commit(eager: bool) -> None:
+    """Objects that live until the commit cause garbage collections."""
+    if eager:
+        use_eager_tasks()
+    tasks: list[weakref.ref[object]] = []
+    alive: list[int] = []
+
+    async def body() -> None:
+        alive.append(sum(task() is not None for task in tasks))
+        tasks.append(weakref.ref(asyncio.current_task()))
+
+    job = Job("body", body)
+    async with Node("memory://", jobs=[job], workers=1) as node:
+        for one in await node.schedule_many([job.call() for _ in range(100)]):
+            await one.result(30)
+    assert max(alive) == 0
 
 
 ALIKE = pytest.mark.matrix("the store, and the other way to give it, stay in make test")
