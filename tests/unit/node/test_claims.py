@@ -199,6 +199,23 @@ async def test_a_short_kind_is_claimed_ahead_by_a_little(clock: VirtualClock) ->
         await drain(node)
 
 
+async def test_a_view_of_a_node_counts_what_runs_and_not_what_is_claimed_ahead(clock: VirtualClock) -> None:
+    async def short() -> None:
+        await asyncio.sleep(0.02)
+
+    job = Job("short", short)
+    async with running_node(job, clock=clock, workers=2) as node:
+        await node.schedule_many(job.call() for _ in range(500))
+        seen, ahead = set[int](), False
+        for _ in range(45):
+            await clock.advance(0.1)
+            seen |= {view.running for view in await node.nodes()}
+            ahead = ahead or await node.count(Query(state=State.PROCESSING)) > 4
+        assert ahead
+        assert max(seen) in {1, 2}
+        await drain(node)
+
+
 async def test_what_was_claimed_ahead_and_does_not_start_within_a_tenth_is_handed_back(clock: VirtualClock) -> None:
     wait = 0.01
 

@@ -313,6 +313,35 @@ async def test_results_over_the_limit_are_refused_with_advice(node: Node, monkey
         await run[end].result(10)
 
 
+async def test_the_limit_counts_kept_results_and_new_ones_together(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "MAX_REFERENCES", 10)
+    broken = True
+
+    async def flaky() -> bytes:
+        if broken:
+            raise Fail("broken")
+        return b"y" * 6
+
+    async def join(parts: list[bytes]) -> int:
+        return len(parts)
+
+    node.register(Job("flaky", flaky))
+    node.register(Job("join", join))
+    flow = Flow("import")
+    kept = flow.add(fetch.call("x" * 6))
+    new = flow.add(Job[..., Any, Any]("flaky").call())
+    end = flow.add(Job("join", join).call([kept.output, new.output]))
+    run = await node.schedule_flow(flow)
+    with pytest.raises(JobFailed, match="broken"):
+        await run.result(10)
+    broken = False
+    again = await node.retry_flow(run)
+    assert await again[new].result(10) == b"y" * 6
+    with pytest.raises(JobFailed, match=r"16 bytes of results of other members, over the limit of 10"):
+        await again[end].result(10)
+    assert RUNS == {"fetch xxxxxx": 1}
+
+
 async def test_the_kind_of_flows_belongs_to_no_job_and_no_list(node: Node) -> None:
     with pytest.raises(OptionError, match="schedule_flow"):
         await node.schedule(FLOW_KIND, "n", b"", b"")

@@ -148,6 +148,16 @@ async def test_wait_waits_for_what_matches_and_no_longer(clock: VirtualClock) ->
         assert clock.elapsed() == pytest.approx(60, abs=8)
 
 
+async def test_wait_waits_for_what_is_before_the_cursor_of_its_query_too(clock: VirtualClock) -> None:
+    async with running_node(SLEEP, clock=clock) as node:
+        first = await node.schedule(SLEEP, 20)
+        await node.schedule(SLEEP, 1)
+        page = await node.lookup_instances(Query(limit=1))
+        assert [one.id for one in page] == [first.id]
+        await clock.run(node.wait(Query(cursor=page.cursor)))
+        assert (await first.refresh()).state is State.COMPLETED
+
+
 async def test_wait_waits_for_the_states_of_its_query_alone(clock: VirtualClock) -> None:
     async with running_node(SLEEP, clock=clock) as node:
         delayed = await node.schedule(SLEEP.with_options(after=60), 1)

@@ -182,6 +182,18 @@ async def test_one_instance_is_cancelled_retried_and_scheduled_again() -> None:
     assert records >= {("CancelInstance", 1, "ok"), ("RetryInstance", 1, "ok"), ("ScheduleJob", 1, "ok")}
 
 
+@pytest.mark.parametrize(
+    "given", ['{"args": ["***"]}', '{"kwargs": {"text": "***"}}', '{"kwargs": {"text": [{"x": "***"}]}}']
+)
+async def test_a_mask_is_no_argument(given: str) -> None:
+    async with Node("memory://", jobs=JOBS) as node, pages_of(node, Role.OPERATOR) as client:
+        done = await node.schedule("boom", "text", password="hunter2")
+        answer = await submit(client, "/instance/again", id=done.id, arguments=given)
+        assert answer.status_code == 422
+        assert "the secret itself" in answer.text
+        assert await node.count() == 1
+
+
 async def test_a_delayed_instance_has_a_button_that_runs_it_now() -> None:
     async with Node("memory://", jobs=JOBS) as node, pages_of(node, Role.OPERATOR) as client:
         late, held = await node.schedule(node.job("add").with_options(after="1h"), 1, 2), await node.schedule("hold")
