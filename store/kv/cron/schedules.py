@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.firing import MAX_SCHEDULES, FireRecord, SchedulePage, SchedulePut, ScheduleRow
-from peerjob.store.kv.format.base import Compare, Entry, Op, Put, Transaction
+from peerjob.store.kv.format.base import Compare, Entry, Op, Put, Transaction, mod_of
 from peerjob.store.kv.format.keys import time_text
 from peerjob.store.kv.format.rows import encode
 from peerjob.store.kv.format.schedule_rows import decode_next_fire, to_schedule_row
@@ -86,8 +87,9 @@ class ScheduleCommands(KVCommands):
         context, keys = self._context, self._keys
         rows: dict[str, ScheduleRow] = {}
         pending = list(dict.fromkeys(names))
+        before: dict[str, tuple[int, int]] = {}
         for _ in range(ROUNDS):
-            torn: list[str] = []
+            torn: dict[str, tuple[int, int]] = {}
             for at in range(0, len(pending), _READ_BATCH):
                 part = pending[at : at + _READ_BATCH]
                 entries = await self._kv.get(
@@ -99,9 +101,14 @@ class ScheduleCommands(KVCommands):
                     if schedule is not None and next_fire is not None and are_pair(schedule, next_fire):
                         rows[name] = to_schedule_row(name, schedule, next_fire, read_slot(context, name, slot_entry))
                     elif _is_torn((schedule, next_fire), (schedule_entry, next_entry)):
-                        torn.append(name)
-            pending = torn
-        return [rows.get(name) for name in names]
+                        # parts that two reads find are stored like this: no write is under way
+                        mods = mod_of(schedule_entry), mod_of(next_entry)
+                        if before.get(name) != mods:
+                            torn[name] = mods
+            pending, before = list(torn), torn
+            if not pending:
+                return [rows.get(name) for name in names]
+        raise StoreUnavailableError(context.url, "too many writers at once")
 
     @retried
     async def changed_schedules(self, revision: int, *, limit: int = MAX_SCHEDULES) -> SchedulePage:

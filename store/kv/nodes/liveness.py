@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from peerjob.model.clock import Clock
+from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Held, Renewed
 from peerjob.store.calls import MAX_ANSWER, answer_within
 from peerjob.store.kv.format.base import (
@@ -202,7 +203,7 @@ class KVLiveness:
                 return row, read
             if not lease:
                 await kv.revoke(fresh)
-        return None
+        raise StoreUnavailableError(self._url, "the row of a node changes again and again")
 
     async def _row_of(self, incarnation: str, node: Entry, live: Entry | None) -> NodeRow | None:
         """The record of the incarnation. The last readable one replaces an unreadable one while the node is alive.

@@ -18,6 +18,7 @@ from peerjob.store.kv.write.writer import ROUNDS
 _MAX_CHARGES = 500
 _MENDED_AFTER = 0.2
 """Seconds after which the unreadable record of a node is read again."""
+_CHANGES = "the row of a node changes again and again"
 
 
 class NodeCommands(KVCommands):
@@ -49,6 +50,8 @@ class NodeCommands(KVCommands):
                     await kv.revoke(old.lease)
                 break
             await kv.revoke(lease)
+        else:
+            raise StoreUnavailableError(keys.root[:-1], _CHANGES)
         self._context.cache_name(node.incarnation, node.name)
         if previous is not None and previous != node.incarnation:
             await self._forgive(previous)
@@ -73,22 +76,25 @@ class NodeCommands(KVCommands):
             if (await kv.txn([transaction])).answers[0] is not None:
                 await self._context.hints.renew(incarnation)
                 return True
-        raise StoreUnavailableError(keys.root[:-1], "the row of a node changes again and again")
+        raise StoreUnavailableError(keys.root[:-1], _CHANGES)
 
     async def _forgive(self, previous: str) -> None:
         """Make losses of the crashes that a reaper charged because of `previous`: the process did not crash."""
         keys = self._keys
         await self._mark_returned(keys.node + previous)
         prefix = keys.charged(previous)
-        for _ in range(ROUNDS):
+        failures = 0
+        while failures < ROUNDS:
             (answer,) = await self._kv.read([below(prefix, _MAX_CHARGES)])
             if not answer.items:
                 return
             charged = {key[len(prefix) :]: Compare(key, mod=entry.mod) for key, entry in answer.items}
             rows = await self._context.rows(list(charged))
             changes = [_forgiven(keys.state + id, rows.get(id), charge) for id, charge in charged.items()]
-            await self._writer.write(changes)
+            written = await self._writer.write(changes)
+            failures += not any(written.revisions)
             self._context.uncache(charged)
+        raise StoreUnavailableError(keys.root[:-1], "too many writers at once")
 
     async def _mark_returned(self, node_key: str) -> None:
         """Let reapers charge only losses for the claims that a dead incarnation still has."""
@@ -101,6 +107,7 @@ class NodeCommands(KVCommands):
             )
             if (await self._kv.txn([transaction])).answers[0] is not None:
                 return
+        raise StoreUnavailableError(self._keys.root[:-1], _CHANGES)
 
     @retried
     async def nodes(self) -> list[NodeView]:
