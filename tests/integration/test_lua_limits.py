@@ -562,6 +562,19 @@ async def test_an_index_finds_what_passes(site: MakeSite) -> None:
         await peer.end(claim)
 
 
+async def test_a_kind_that_an_index_names_twice_takes_one_start_for_each_claim(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(shared(*MANY[:2], concurrency=4))
+    peer = await here.join(store, kinds=MANY)
+    assert await ids(peer) == []
+    await store.enqueue([here.make.instance(kind=kind) for kind in MANY[:2] for _ in range(4)])
+    with connect(here) as client:
+        (heads,) = client.keys(here.key("head:*"))
+        client.zadd(heads, {b"0" * 52 + MANY[0].encode(): 9})
+    assert len(await ids(peer)) == 4
+
+
 async def test_a_renewal_does_not_deny_work_behind_more_full_queues_than_it_reads(site: MakeSite) -> None:
     """The node then claims each second, so a lost hint costs a second here too."""
     here = site()

@@ -151,7 +151,8 @@ local shared = limited and (function()
     end
     for n = 1, #kinds do
       local rule = rules[kinds[n]]
-      for at = 1, rule and 2 or 0 do
+      -- an index of heads with a stale entry names a kind twice
+      for at = 1, rule and not rule.limits[1] and 2 or 0 do
         local name = at == 1 and rule.one or rule.other
         local limit = name == '' or limits[name]
         rule.limits[#rule.limits + 1], self.are_missing = name ~= '' and limit or nil, self.are_missing or not limit
