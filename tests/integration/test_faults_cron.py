@@ -72,6 +72,7 @@ async def in_every_setup(
             running.create_task(within(store, coordinator))
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.long("a minute of fires")
 async def test_no_second_is_lost_or_doubled_when_leaders_are_killed_and_paused(
     request: pytest.FixtureRequest, namespace: str, tmp_path: Path
@@ -114,6 +115,7 @@ async def lead_through_a_minute(group: Peers, setup: str) -> None:
     assert max(gaps) <= TTL + 1
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.long("a restart of each node")
 async def test_a_rolling_restart_misses_no_second(
     request: pytest.FixtureRequest, namespace: str, tmp_path: Path

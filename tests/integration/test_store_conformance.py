@@ -61,6 +61,7 @@ class OnUrl(StoreSuite):
         """Assert that each index and count fits to the records."""
         if isinstance(store, LuaStore):
             assert await lua_rules.inconsistent(store) == []
+            await store.wipe()  # otherwise the check of each later rule scans these keys, too
         if isinstance(store, KVStore):
             assert await kv_rules.inconsistent(store) == []
 
