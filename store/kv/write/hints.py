@@ -86,8 +86,11 @@ class _Chosen:
     def choose(self, kinds: Set[str], most: int) -> int:
         """Choose up to so many nodes that can run one of some kinds; returns how many there are."""
         names = {*kinds, *(self._groups[kind] for kind in kinds & self._groups.keys())}
-        able = [node for node in self._waiting if not node[2].isdisjoint(names)][: max(0, most)]
-        self._waiting = [node for node in self._waiting if node not in able]
+        able: list[tuple[str, Entry, frozenset[str]]] = []
+        others: list[tuple[str, Entry, frozenset[str]]] = []
+        for node in self._waiting:
+            (others if len(able) >= most or node[2].isdisjoint(names) else able).append(node)
+        self._waiting = others
         self.nodes += [(key, entry) for key, entry, _ in able]
         self.reasons += [kinds] * len(able)
         return len(able)
