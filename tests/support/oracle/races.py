@@ -29,9 +29,12 @@ from .limit_calls import keys_of, limits_of
 from .names import Side
 from .readback import without_zeros
 from .reference import Reference
+from .verdict import Blurred
 
 Compare = Callable[[Made, Any, Any], list[str]]
 Answer = Callable[[Made, Side], Awaitable[Any]]
+Changed = Callable[[int], bool]
+"""Whether something can have changed by itself since a time."""
 
 
 class Race:
@@ -84,8 +87,11 @@ class Race:
         answers = (answer for made, answer in zip(self._mades, self._answers, strict=True) if made.verb == "reap")
         return frozenset(id for answer in answers for id in chosen_by("reap", answer).reaped or ())
 
-    async def judge(self, answer: Answer, compare: Compare, gone: Collection[str]) -> list[str]:
-        """Find an order of the calls that explains the answers, and adopt it; otherwise the differences of each."""
+    async def judge(self, answer: Answer, compare: Compare, gone: Collection[str], changed: Changed) -> list[str]:
+        """Find an order of the calls that explains the answers, and adopt it; otherwise the differences of each.
+
+        It raises `Blurred` if the engine is in another state, and that can have changed by itself since the race.
+        """
         self._gone = gone
         before, tried = self._state(), list[str]()
         for order in permutations(range(len(self._steps))):
@@ -93,7 +99,7 @@ class Race:
                 continue
             found = list[str]()
             for times in self._times():
-                differences = await self._differences(order, times, answer, compare)
+                differences = await self._differences(order, times, answer, compare, changed)
                 if not differences:
                     return []
                 found = found or differences
@@ -115,7 +121,7 @@ class Race:
         return self._began_us < self._ended_us
 
     async def _differences(
-        self, order: Sequence[int], times: Sequence[int], answer: Answer, compare: Compare
+        self, order: Sequence[int], times: Sequence[int], answer: Answer, compare: Compare, changed: Changed
     ) -> list[str]:
         left = set(self._gone)
         refused: dict[str, int] = {}
@@ -149,7 +155,10 @@ class Race:
         self._reference.follow(Chosen())
         logged = {id for made in self._mades for id in made.logged}
         records = [await _records(side.store, self._known, logged) for side in (self._ours, self._theirs)]
-        return compare(_READ, *records)
+        found = compare(_READ, *records)
+        if found and changed(self._ended_us):
+            raise Blurred
+        return found
 
     def _state(self) -> list[Any]:
         sides = [(side.fences, side.revisions, side.terms) for side in (self._ours, self._theirs)]

@@ -242,6 +242,10 @@ class Lockstep:
             raise Blurred
         self._reference.at((before_us + after_us) // 2)
 
+    def _changed(self, since_us: int) -> bool:
+        """Whether something can have changed by itself since a time."""
+        return self._moments.fall_into(since_us, self._engine.clock.time_us(), self.verdict.longest_us)
+
     async def _gone(self, candidates: Collection[str]) -> frozenset[str]:
         """The instances that the engine does not have any more."""
         ids = sorted(candidates)
@@ -264,8 +268,7 @@ class Lockstep:
         reading = Reading(self._known, SCHEDULES, KINDS, given["seed"], whole=whole)
         before_us = self._engine.clock.time_us()
         theirs = await reading.of(self._theirs)
-        after_us = self._engine.clock.time_us()
-        if self._moments.fall_into(before_us, after_us, self.verdict.longest_us):
+        if self._changed(before_us):
             raise Blurred
         self.verdict.calls["check"] += 1
         ours = await reading.of(self._ours)
@@ -374,7 +377,7 @@ class Lockstep:
         self.verdict.calls.update(f"{made.verb} in a race" for made in mades)
         gone = await self._gone(self._reference.instances())
 
-        if found := await race.judge(answer_of, self._compare, gone):
+        if found := await race.judge(answer_of, self._compare, gone, self._changed):
             raise Found(found)
         self._sleepers.wake_all()
         for made in mades:

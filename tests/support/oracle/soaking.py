@@ -46,8 +46,13 @@ def judge(program: Program, url: str) -> Verdict:
 
 
 def smaller(program: Program, url: str, *, tries: int = 200) -> Program:
-    """The smallest program that still finds a difference in the same part of an answer."""
+    """The smallest program that still finds a difference in the same part of an answer.
+
+    It is the whole program if the difference does not come again.
+    """
     wanted = _topics(judge(program, url))
+    if not wanted:
+        return program
     return shrunk(program, lambda candidate: bool(wanted & _topics(judge(candidate, url))), tries=tries)
 
 

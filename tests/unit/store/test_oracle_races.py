@@ -16,6 +16,7 @@ from support.oracle.leniency import answer_of
 from support.oracle.names import Ids, Side
 from support.oracle.races import Race
 from support.oracle.reference import Reference
+from support.oracle.verdict import Blurred
 
 DELAY_US = 3_000_000
 
@@ -45,12 +46,20 @@ class Enqueues:
 
         return Made("enqueue", call, learn)
 
-    async def judged(self, times_us: Sequence[int]) -> list[str]:
-        """What the race finds if it begins and ends at these times, and its end is noticed late."""
+    async def judged(self, times_us: Sequence[int], *, read_us: int = 0) -> list[str]:
+        """What the race finds if it begins and ends at these times, and its end is noticed late.
+
+        The state of the engine is read at `read_us`, or at the time of its last call.
+        """
         times = iter(times_us)
         await self._race.run(answer_of, lambda: START_US + next(times))
         self.reference.at(START_US + 1_000_000)
-        return await self._race.judge(answer_of, self._compare, ())
+        if read_us:
+            self.engine.at(START_US + read_us)
+        return await self._race.judge(answer_of, self._compare, (), lambda since_us: self._changed(since_us, read_us))
+
+    def _changed(self, since_us: int, read_us: int) -> bool:
+        return any(since_us <= one <= START_US + read_us for one in self.reference.thresholds())
 
     def _compare(self, made: Made, ours: Any, theirs: Any) -> list[str]:
         wanted, found = (plain(one, side) for one, side in zip((ours, theirs), self._sides, strict=True))
@@ -92,6 +101,13 @@ async def test_two_calls_can_have_one_time(clock: VirtualClock) -> None:
     race = Enqueues([(10, [holder, second]), (10, [refused, first])])
     assert await race.judged((0, 30)) == []
     assert await race.order() == [first.id, second.id, holder.id]
+
+
+async def test_an_instance_that_became_due_between_the_race_and_the_read_is_no_difference(clock: VirtualClock) -> None:
+    first, second = delayed(Factory(clock), 2)
+    race = Enqueues([(10, [second]), (20, [first])])
+    with pytest.raises(Blurred):
+        await race.judged((0, 30), read_us=DELAY_US + 15)
 
 
 @pytest.mark.parametrize("times_us", [(5, 5), (0, 30)])

@@ -55,7 +55,7 @@ class Turning:
 
         race = Race([turn, enqueue], self._ours, self._theirs, self._known, self._reference)
         await race.run(answer, lambda: START_US)
-        return await race.judge(answer_of, self._compare, ())
+        return await race.judge(answer_of, self._compare, (), lambda since_us: False)
 
     def _compare(self, made: Made, ours: Any, theirs: Any) -> list[str]:
         wanted, found = plain(ours, self._ours), plain(theirs, self._theirs)
