@@ -17,6 +17,7 @@ from peerjob.store.lua.commands.separate_clients import LuaLiveness
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer, outcome
 from support.lua_site import MakeSite, Site
 from support.shifted import ShiftedClock
+from support.waiting import PATIENCE
 
 TTL_US = LONG_TTL_US
 """Longer than any pause of the machine. No test waits for it: `let_pass` makes leases older."""
@@ -162,7 +163,7 @@ async def test_a_withdrawal_returns_a_claim_whose_fence_is_ahead(site: MakeSite)
     liveness = store.liveness()
     await liveness.open()
     try:
-        await liveness.withdraw(peer.incarnation, request, timeout=5)
+        await liveness.withdraw(peer.incarnation, request, timeout=PATIENCE)
     finally:
         await liveness.close()
     assert (await peer.take_one()).id == new.id

@@ -9,6 +9,7 @@ import pytest
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.firing import Candidate, Leader
 from peerjob.store.base import Elections, Store
+from peerjob.testing.factories import Peer
 
 from .suite import Result, StoreSuite
 
@@ -203,15 +204,13 @@ class ElectionRules(StoreSuite):
         await self.hints(peer)
         while await self.in_time(other.changed(self.hint_wait)):
             pass
-        assert not await self.in_time(other.changed(self.hint_wait))
         await elections.resign(first.incarnation)
-        assert await self.in_time(other.changed(1)) or await self.hinted(peer, "leader")
+        assert await self._heard(other, peer)
 
     async def test_the_end_of_a_silent_leader_is_heard(self, store: Store, elections: Elections) -> None:
         """A candidate waits for it without a question in between."""
         first, two, other = self.candidate("one"), self.candidate("two"), await self.election(store)
-        await self.elected(elections, first, ttl_us=round(self.short_ttl * 1_000_000))
-        await other.campaign(two, ttl_us=TTL_US)
+        await self._meets_briefly(other, two, elections, first)
         began = self.clock.elapsed()
         while self.clock.elapsed() - began < self.patience:
             await self.in_time(other.changed(self.patience))
@@ -224,8 +223,7 @@ class ElectionRules(StoreSuite):
     async def test_a_node_that_may_not_lead_waits_for_no_old_end(self, store: Store, elections: Elections) -> None:
         """It asks who leads. The end of the leadership that its last campaign met says nothing any more."""
         first, two, other = self.candidate("one"), self.candidate("two"), await self.election(store)
-        await self.elected(elections, first, ttl_us=round(self.short_ttl * 1_000_000))
-        await other.campaign(two, ttl_us=TTL_US)
+        await self._meets_briefly(other, two, elections, first)
         await self.lapse()
         leader = await self._soon(elections, first)
         changes = 0
@@ -239,6 +237,27 @@ class ElectionRules(StoreSuite):
         first = await self.elected(elections, self.candidate("one"))
         two = await self.elected(other, self.candidate("two"))
         assert (await elections.leader(), await other.leader()) == (first, two)
+
+    async def _meets_briefly(self, other: Elections, two: Candidate, elections: Elections, first: Candidate) -> None:
+        """Let a candidate meet another one that leads for a short time.
+
+        If the machine paused meanwhile, that time was over before they met: then begin again.
+        """
+        while True:
+            await self.elected(elections, first, ttl_us=round(self.short_ttl * 1_000_000))
+            met = await other.campaign(two, ttl_us=TTL_US)
+            if met.incarnation == first.incarnation:
+                return
+            await self.resign(other, two)
+
+    async def _heard(self, elections: Elections, peer: Peer) -> bool:
+        """Whether a client or a peer hears of a change of the leadership."""
+        for _ in range(round(self.patience / self.hint_wait)):
+            if await self.in_time(elections.changed(self.hint_wait)):
+                return True
+            if any(hint.what == "leader" for hint in await self.hints(peer)):
+                return True
+        return False
 
     async def _soon(self, elections: Elections, candidate: Candidate) -> Leader:
         """Campaign until the expired leadership is free and the candidate has it."""
