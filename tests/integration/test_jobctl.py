@@ -21,6 +21,7 @@ import pytest
 
 from peerjob import Node, SystemClock, __version__
 from peerjob.model.ids import IdSource
+from support import fires
 from support.division import in_matrix
 from support.jobctl import Jobctl, begun, serving
 from support.jobd import Jobd
@@ -587,8 +588,8 @@ def at_terminal(*arguments: str, typed: bytes = b"", once: bytes = b"]: ") -> tu
 @pytest.fixture
 def hourly(jobctl: Jobctl) -> str:
     """A schedule that is not due during the test, at any time of the day."""
-    name, minute = f"hourly-{uuid4().hex[:6]}", int(time.time() // 60 + 30) % 60
-    assert jobctl("schedule", "add", "1", "2", "--cron", f"{minute} * * * *", "--name", name).status == 0
+    name = f"hourly-{uuid4().hex[:6]}"
+    assert jobctl("schedule", "add", "1", "2", "--cron", fires.hourly(), "--name", name).status == 0
     return name
 
 
@@ -614,7 +615,7 @@ def test_a_trigger_that_is_repeated_with_its_id_makes_nothing_twice(jobctl: Jobc
 
 def test_a_trigger_that_makes_nothing_says_why(jobctl: Jobctl) -> None:
     name = f"slow-{uuid4().hex[:6]}"
-    jobctl("schedule", "slow", "1", "20", "--cron", "0 3 * * *", "--name", name)
+    jobctl("schedule", "slow", "1", "20", "--cron", "0 3 29 2 *", "--name", name)
     uuid = jobctl("schedules", "trigger", name, "-o", "name").out.strip()
     again = jobctl("schedules", "trigger", name)
     assert (again.status, again.out) == (1, "")
@@ -774,7 +775,7 @@ def test_why_tells_how_many_are_before_an_instance_that_is_queued(jobctl: Jobctl
 
 def test_why_tells_which_instance_is_in_the_way(jobctl: Jobctl) -> None:
     name = f"slow-{uuid4().hex[:6]}"
-    jobctl("schedule", "slow", "1", "30", "--cron", "0 3 * * *", "--name", name, "--overlap", "queue")
+    jobctl("schedule", "slow", "1", "30", "--cron", "0 3 29 2 *", "--name", name, "--overlap", "queue")
     first, second = (jobctl("schedules", "trigger", name, "-o", "name").out.strip() for _ in range(2))
     try:
         message = f"it is parked: schedule {name} runs one at a time, and {first} is not final"

@@ -33,6 +33,7 @@ from peerjob.model.record import Record
 from peerjob.store.base import Store
 from peerjob.testing.factories import Factory, Peer
 from peerjob.transfer.lines import opened
+from support.fires import hourly
 from support.jobctl import Jobctl
 from support.waiting import until
 
@@ -91,8 +92,8 @@ async def fill(url: str, namespace: str, count: int, schedules: int) -> None:
         added = await node.add_schedule(one_by_one, 20_000_000)
         for _ in range(3):
             assert await added.trigger() is not None
-        hourly = await node.add_schedule(MARK.with_options(cron="0 * * * *", name="hourly"), 30_000_000)
-        assert (await hourly.backfill(HOUR, HOUR + timedelta(hours=1))).made == 1
+        by_hour = await node.add_schedule(MARK.with_options(cron=hourly(), name="hourly"), 30_000_000)
+        assert (await by_hour.backfill(HOUR, HOUR + timedelta(hours=1))).made == 1
     async with opened(url, namespace) as store:
         make = Factory(SystemClock())
         peer = await Peer(store=store, info=make.node("dead", kinds=("mark",)), make=make).join(1_000_000)

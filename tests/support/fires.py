@@ -1,5 +1,6 @@
 """Invariants of fires, also after faults of the leaders that fired them."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Set
 from typing import Any
@@ -18,6 +19,11 @@ CLOCK_ERROR_US = 500_000
 ON_TIME = MIN_TOLERANCE_US / SECOND
 UNDER_WAY_US = 10_000_000
 """How long a schedule may be under way to the store, after it was decided when it is first due."""
+
+
+def hourly() -> str:
+    """A cron text that is due once in each hour, and not in the next half of one."""
+    return f"{int(time.time() // 60 + 30) % 60} * * * *"
 
 
 async def read_fires(client: Manager, name: str) -> list[FireEntry]:
