@@ -14,8 +14,8 @@ from support.pages import Command, first_missing
 from support.waiting import PATIENCE
 
 PROMPT = "prompt-of-a-page> "
-AFTER_THE_END = 2.0
-"""Seconds for the output of programs in the background, after a command has ended."""
+AFTER_THE_END = 20.0
+"""Seconds for the output of background programs, after a command has ended; only a page that fails takes them."""
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
