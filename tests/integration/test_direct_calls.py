@@ -289,7 +289,7 @@ def test_a_server_that_gives_no_answer_costs_one_try(start_server: StartServer, 
     with opened(server.url, namespace, store_retry=0.2) as manager:
         instance = manager.schedule(ADD, 0, 1)
         driver: Any = manager.manager._store._direct  # type: ignore[attr-defined]
-        driver._call_timeout = 0.5
+        usual, driver._call_timeout = driver._call_timeout, 0.5
         driver._drop_free()
         server.pause()
         try:
@@ -300,6 +300,7 @@ def test_a_server_that_gives_no_answer_costs_one_try(start_server: StartServer, 
                     instance.refresh()
         finally:
             server.resume()
+        driver._call_timeout = usual
         assert manager.schedule(ADD, 0, 3).is_new
 
 
@@ -412,10 +413,10 @@ def test_one_call_without_an_answer_ends_all_idle_connections(start_server: Star
     server = start_server("redis")
     with opened(server.url, namespace) as manager, ThreadPoolExecutor(8) as pool:
         driver: Any = manager.manager._store._direct  # type: ignore[attr-defined]
-        driver._call_timeout = 0.5
         list(pool.map(lambda number: manager.schedule(ADD, 0, number), range(1, 200)))
         idle = driver._free
         assert len(idle) > 1
+        driver._call_timeout = 0.5
         server.pause()
         try:
             stored = pool.submit(manager.schedule, ADD, 0, 200)
