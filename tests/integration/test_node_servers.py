@@ -24,6 +24,7 @@ from peerjob import (
 )
 from peerjob.store.lua.client.driver import prefix
 from support.peers import check_histories, everything
+from support.server_stalls import ServerStalls
 from support.servers import Server, ServerCluster
 from support.stalls import Stalls, now_us
 from support.waiting import PATIENCE, until
@@ -57,7 +58,9 @@ async def start_node(server: Server, namespace: str) -> AsyncIterator[StartNode]
         yield start
 
 
-async def test_02_and_20_a_job_starts_milliseconds_after_it_was_scheduled(start_node: StartNode) -> None:
+async def test_02_and_20_a_job_starts_milliseconds_after_it_was_scheduled(
+    start_node: StartNode, server: Server
+) -> None:
     started: dict[str, int] = {}
 
     async def note(instance: Instance[Any] = INJECTED) -> None:
@@ -67,7 +70,7 @@ async def test_02_and_20_a_job_starts_milliseconds_after_it_was_scheduled(start_
     worker: Node = await start_node(job, name="worker")
     web: Node = await start_node(workers=0, name="web")
     delays: list[float] = []
-    with Stalls() as stalls:
+    with ServerStalls(server.url) as watched, Stalls(others=watched.spans) as stalls:
         for number in range(20):
             await asyncio.sleep(0.02 + number / 1000)  # idle again
             at_us = web.clock.time_us()
@@ -113,7 +116,7 @@ async def test_07_nodes_never_run_one_instance_at_the_same_time(start_node: Star
     check_histories(await everything(nodes[0]))
 
 
-async def test_09_cancel_reaches_what_runs_on_another_node(start_node: StartNode) -> None:
+async def test_09_cancel_reaches_what_runs_on_another_node(start_node: StartNode, server: Server) -> None:
     reasons: list[str | None] = []
 
     async def long(ctx: Context = INJECTED) -> None:
@@ -138,7 +141,7 @@ async def test_09_cancel_reaches_what_runs_on_another_node(start_node: StartNode
         return [each.instance for each in worker.workers()] == [None] * 3
 
     await until(three_run)
-    with Stalls() as stalls:
+    with ServerStalls(server.url) as watched, Stalls(others=watched.spans) as stalls:
         at_us = web.clock.time_us()
         cancelled = await web.cancel_instances(Query(kind="long"))
         await until(all_ended)

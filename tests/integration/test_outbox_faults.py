@@ -21,6 +21,7 @@ from support.outbox_jobs import ACCOUNTS, make_bank, transfers_of
 from support.outbox_process import POINTS
 from support.postgres import Database
 from support.processes import ChildProcess
+from support.server_stalls import ServerStalls
 from support.servers import StartServer
 from support.stalls import Stalls
 from support.waiting import PATIENCE, until
@@ -78,7 +79,7 @@ async def test_rows_of_an_outage_are_sent_when_the_store_answers(
                 outbox.schedule_many(connection, [noting.job.call(number + extra) for extra in range(10)])
             number += 10
             await asyncio.sleep(0.2)
-        with Stalls() as stalls:
+        with ServerStalls(server.url) as watched, Stalls(others=watched.spans) as stalls:
             began_us = time.time_ns() // 1000
             await asyncio.to_thread(server.restart)
             answered = time.monotonic()
