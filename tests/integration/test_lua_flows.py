@@ -16,6 +16,7 @@ from peerjob.store.lua.store import LuaStore
 from peerjob.store.rules import FLOWS_LAYOUT
 from peerjob.testing.factories import Peer, outcome
 from support.lua_site import MakeSite, Site
+from support.waiting import PATIENCE
 
 LATER = b"\x07\x00\x05later"
 """An entry of a later release in the tail of a record."""
@@ -220,7 +221,7 @@ async def test_what_exceeds_one_command_is_left_to_a_live_node(site: MakeSite) -
     children = [child(here, more=True) for _ in range(MAX_SETTLED + 1)]
     claim = await parent_of(here, peer, *children)
     assert await peer.end(claim) is Ack.DONE
-    assert [hint.what for hint in await store.next_hints(peer.incarnation, 1)] == ["settle"]
+    assert [hint.what for hint in await store.next_hints(peer.incarnation, PATIENCE)] == ["settle"]
     assert (await store.health()).counts["work"] == {
         State.SCHEDULED: 1,
         State.COMPLETED: 1,

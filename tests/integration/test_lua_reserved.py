@@ -9,6 +9,7 @@ import redis
 from peerjob.model.query import Query
 from peerjob.model.state import State
 from support.lua_site import MakeSite, Site
+from support.waiting import PATIENCE
 
 
 def reserve(here: Site, count: int, at: int = 1) -> None:
@@ -37,7 +38,7 @@ async def test_they_hide_nothing_that_falls_due(site: MakeSite) -> None:
     await store.enqueue([late])
     await store.enqueue([soon])
     # the new earliest one wakes a node
-    assert [hint.what for hint in await store.next_hints(peer.incarnation, 1)] == ["work"]
+    assert [hint.what for hint in await store.next_hints(peer.incarnation, PATIENCE)] == ["work"]
     (record,) = await store.get([soon.id])
     assert record is not None
     assert (await other.claim()).next_due_us == record.due_us

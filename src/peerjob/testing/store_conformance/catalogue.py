@@ -34,7 +34,7 @@ class CatalogueRules(StoreSuite):
         assert await store.published_kinds(["mail"]) == [False]
 
     async def test_a_kind_that_is_published_no_more_is_forgotten(self, store: Store) -> None:
-        brief = await self.open(StoreLimits(kinds_kept_us=2_000_000))
+        brief = await self.open(StoreLimits(kinds_kept_us=3_000_000))
         await brief.publish_kinds(["old", "used"])
         for _ in range(200):
             await self.pass_time(0.25)

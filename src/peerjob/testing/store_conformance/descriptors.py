@@ -66,7 +66,7 @@ class DescriptorRules(StoreSuite):
         assert await neighbour.descriptors(["mail"]) == [(described("mail"),)]
 
     async def test_descriptors_end_with_their_kind(self, store: Store) -> None:
-        brief = await self.open(StoreLimits(kinds_kept_us=2_000_000))
+        brief = await self.open(StoreLimits(kinds_kept_us=3_000_000))
         await brief.publish_descriptors([described("old"), described("used")])
         for _ in range(200):
             await self.pass_time(0.25)

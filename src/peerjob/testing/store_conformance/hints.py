@@ -156,10 +156,10 @@ class HintRules(StoreSuite):
         others = [f"other {number}" for number in range(4)]
         claiming = await self.join(store, "claiming", kinds=("work", *others))
         sleepers = [await self.join(store, kind, kinds=("work", kind)) for kind in others]
-        await store.enqueue([self.make.instance(kind=kind, delay_us=2_000_000) for kind in others])
+        await store.enqueue([self.make.instance(kind=kind, delay_us=3_000_000) for kind in others])
         for peer in (claiming, *sleepers):
             assert (await peer.claim(peer.want(kinds=dict.fromkeys(peer.info.kinds, 1)))).claims == ()
-        await self.pass_time(2.1)
+        await self.pass_time(3.1)
         none = dict.fromkeys(others, 0)
         assert (await claiming.claim(claiming.want(kinds={"work": 1, **none}))).claims == ()
         assert sorted(await self.woken(sleepers, 4)) == others

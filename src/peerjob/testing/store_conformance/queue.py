@@ -143,12 +143,12 @@ class QueueRules(StoreSuite):
 
     async def test_an_instance_is_found_behind_more_due_ones_than_a_claim_moves(self, store: Store) -> None:
         peer = await self.join(store)
-        soon_us = peer.joined_us + 2_000_000
+        soon_us = peer.joined_us + 3_000_000
         others = [self.make.instance(kind="other", due_us=soon_us) for _ in range(600)]
         mine = self.make.instance(due_us=soon_us + 1_000)
         await store.enqueue(others[:300])
         await store.enqueue([*others[300:], mine])
-        await self.pass_time(2.1)
+        await self.pass_time(3.1)
 
         claimed = await peer.claim()
         assert claimed.claims == ()

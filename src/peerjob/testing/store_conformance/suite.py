@@ -58,6 +58,13 @@ class StoreSuite:
         """Let time pass, also for the store."""
         await asyncio.sleep(seconds)
 
+    def paused(self, began: float, seconds: float) -> bool:
+        """Whether a period that began at a time of `clock.elapsed` is over: the machine may have been paused.
+
+        What a rule asserts about the period is then unknown.
+        """
+        return self.clock.elapsed() - began >= seconds
+
     async def wait_given_up(self) -> None:
         """Return when the server knows that a wait was cancelled; most drivers themselves wait for that."""
 

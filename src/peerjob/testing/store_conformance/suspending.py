@@ -49,13 +49,13 @@ class SuspendRules(DurableSuite, LimitSuite, ScheduleSuite):
     async def test_a_time_ends_a_wait(self, flows: Store) -> None:
         peer = await self.join(flows)
         claim = await self.running(flows, peer)
-        wait = Wait(signals=("approval",), until_us=claim.at_us + round(4 * self.hint_wait * 1_000_000))
+        wait = Wait(signals=("approval",), until_us=claim.at_us + 3_000_000)
         await peer.suspend(claim, wait)
         record = await self.assert_waits(flows, claim.id)
         assert (record.wait, record.due_us) == (wait, wait.until_us)
         assert ((await flows.health()).delayed, await flows.due()) == (1, {})
         assert (await peer.claim()).next_due_us == wait.until_us
-        await self.pass_time(6 * self.hint_wait)
+        await self.pass_time(3.1)
         assert await flows.due() == {"work": 1}
         assert await self.hurry(flows, claim.id) is RunNow.WAS_DUE
         (again,) = await peer.take()
