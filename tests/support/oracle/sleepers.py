@@ -13,7 +13,9 @@ from peerjob.model.record import Claimed, Want
 from peerjob.store.base import Store
 
 PATIENCE = 0.3
-"""Seconds in which a hint must come that was sent before."""
+"""Seconds in which a hint comes that was sent before, on a machine that runs."""
+LATE = 3.0
+"""Seconds in which such a hint must come: a server may stand still between its answer and the hint."""
 
 
 @dataclass
@@ -81,7 +83,7 @@ class Sleepers:
         return [incarnation for incarnation, kinds in self.kinds.items() if kind in kinds]
 
     async def unheard(
-        self, store: Store, kinds: Mapping[str, Collection[str]], queued: Mapping[str, int]
+        self, store: Store, kinds: Mapping[str, Collection[str]], queued: Mapping[str, int], *, within: float = PATIENCE
     ) -> dict[str, list[str]]:
         """The kinds of due work of which no idle incarnation has a hint, with those incarnations.
 
@@ -93,17 +95,17 @@ class Sleepers:
         for kind in sorted(kinds):
             able = self.able(kind)
             heard = {incarnation for other in kinds[kind] for incarnation in self.able(other)}
-            if able and not await self._are_hinted(store, {*able}, heard, queued.get(kind, 1)):
+            if able and not await self._are_hinted(store, {*able}, heard, queued.get(kind, 1), within):
                 left[kind] = able
         return left
 
-    async def _are_hinted(self, store: Store, able: Set[str], heard: Set[str], enough: int) -> bool:
+    async def _are_hinted(self, store: Store, able: Set[str], heard: Set[str], enough: int, within: float) -> bool:
         """Whether one of the able incarnations has a hint, or enough of all that share a limit."""
         while True:
             hinted = self._hinted & heard
             if hinted & able or len(hinted) >= enough:
                 return True
-            if not await self._hinted_now(store, heard - hinted):
+            if not await self._hinted_now(store, heard - hinted, within):
                 return False
 
     async def is_told(self, store: Store, kind: str) -> bool:
@@ -128,11 +130,11 @@ class Sleepers:
 
     async def hears(self, store: Store, incarnations: Collection[str]) -> bool:
         """Whether one of these incarnations hears of due work."""
-        return await self._hinted_now(store, incarnations)
+        return await self._hinted_now(store, incarnations, LATE)
 
-    async def _hinted_now(self, store: Store, able: Collection[str]) -> bool:
+    async def _hinted_now(self, store: Store, able: Collection[str], within: float = PATIENCE) -> bool:
         # first a look at each of them, since mostly the hint is there
-        for wait in (0.001, PATIENCE):
+        for wait in (0.001, within):
             for incarnation in able:
                 hints = await store.next_hints(incarnation, wait)
                 if any(hint.what == "work" for hint in hints):
