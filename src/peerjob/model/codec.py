@@ -204,7 +204,7 @@ def _reduced(value: Any, path: Path, depth: int) -> Any:
             return _tagged(plain(value), path, depth - 1)
     if (reveal := getattr(value, "get_secret_value", None)) is not None and _is_pydantic(value):
         return _secret(reveal(), path, depth)
-    if (index := getattr(_class(value), "__index__", None)) is not None and not isinstance(value, type):
+    if (index := getattr(_class(value), "__index__", None)) is not None:
         return _integer(index(value), path)
     if _is_pydantic(value):
         return str(value)

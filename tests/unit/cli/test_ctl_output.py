@@ -228,6 +228,12 @@ def test_a_text_of_several_lines_is_indented(capsys: pytest.CaptureFixture[str])
     ]
 
 
+def test_empty_values_are_left_out_and_zero_is_none_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    empty: dict[str, Any] = {"none": None, "text": "", "list": [], "tuple": (), "object": {}}
+    Printer(Format.TABLE).fields({**empty, "zero": 0, "no": False, "one": [0], "in": {"a": None}})
+    assert capsys.readouterr().out.splitlines() == ["zero    0", "no      false", "one     [0]", 'in      {"a": null}']
+
+
 @pytest.mark.parametrize("format", [Format.JSON, Format.YAML])
 @pytest.mark.parametrize(
     "hostile", ["\x1b[31m", "\x9b31m", "\u202eabc", "a\u2066b", "\x7f", "\U000e0041", "\u2028", "\ufeff"]

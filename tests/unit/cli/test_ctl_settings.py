@@ -1,13 +1,16 @@
 """Where jobctl connects: options, then the environment, then a context of the file."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from peerjob.cli.ctl.commands import ClientSession
-from peerjob.cli.ctl.settings import CtlSettings, settings_of
+from peerjob.cli.ctl.settings import HOST, IN_CONTEXTS, CtlSettings, settings_of
+from peerjob.cli.settings import variable_of
 from peerjob.model.errors import OptionError
+from peerjob.model.listen_address import GRPC_PORT
 from peerjob.remote.client import client as remote
 from peerjob.remote.wire.tls import ClientTls
 
@@ -57,6 +60,38 @@ def test_a_host_leaves_nothing_of_an_address_that_was_said_earlier(file: Path) -
     assert resolved(file, context="far", address="given:3").target == "given:3"
     assert resolved(file, context="far", port=8).target == "far:8"
     assert resolved(host="::1").target == "[::1]:59051"
+
+
+EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "address": ("a:5,b", {"target": "a:5,b"}),
+    "host": ("::1", {"target": f"[::1]:{GRPC_PORT}"}),
+    "port": (7, {"target": f"{HOST}:7"}),
+    "tls": (True, {"tls": ClientTls()}),
+    "tls_ca": (Path("/ca"), {"tls": ClientTls(ca=Path("/ca"))}),
+    "tls_cert": (Path("/cert"), {"tls": ClientTls(certificate=Path("/cert"))}),
+    "tls_key": (Path("/key"), {"tls": ClientTls(key=Path("/key"))}),
+    "tls_server_name": ("name", {"tls": ClientTls(server_name="name")}),
+    "token": ("secret", {"token": "secret"}),
+    "token_file": (..., {"token": "of a file"}),
+    "request_timeout": ("7s", {"timeout": "7s"}),
+}
+"""A value of each setting, and what it changes."""
+
+
+@pytest.mark.parametrize("source", ["option", "variable", "context"])
+@pytest.mark.parametrize("name", sorted(IN_CONTEXTS))
+def test_each_setting_has_its_effect_from_each_source(name: str, source: str, tmp_path: Path) -> None:
+    value, effect = EFFECTS[name]
+    if name == "token_file":
+        value = tmp_path / "token"
+        value.write_text("of a file\n")
+    given: dict[str, Any] = {name: value} if source == "option" else {}
+    environment = {variable_of(name): str(value)} if source == "variable" else {}
+    if source == "context":
+        written = value if isinstance(value, int) else f"'{value}'"
+        given["config"] = tmp_path / "config.toml"
+        given["config"].write_text(f"context = 'one'\n[contexts.one]\n{name} = {str(written).lower()}\n")
+    assert resolved(None, environment, **given) == replace(resolved(), **effect)
 
 
 def test_a_context_is_named_by_option_environment_or_file(file: Path) -> None:

@@ -9,14 +9,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 
 import msgspec
 import pytest
 from rich.console import Console
 
 from peerjob import NodeView, State, Stats
-from peerjob.cli.ctl.output import Format, Printer
-from peerjob.cli.ctl.top import RateHistory, kind_rows, overview
+from peerjob.cli.ctl.output import Column, Format, Printer, TableView
+from peerjob.cli.ctl.top import RateHistory, fitting, kind_rows, overview
 from peerjob.model.clock import to_us
 from peerjob.model.firing import Leader, Term
 from peerjob.model.record import NodeInfo
@@ -107,6 +108,22 @@ def test_the_least_important_columns_go_first() -> None:
     assert shown[0] == "3 nodes, 12 workers, 4 running, 17 queued, web-1 leads (96s)"
     assert shown[2].split() == ["NODE", "INTAKE", "RUNNING", "WORKERS", "HEARD", "HOST", "PID"]
     assert shown[7].split() == ["KIND", "UNSERVED", "QUEUED", "OLDEST", "RUNNING", "TERMINATED"]
+
+
+def test_a_column_that_fits_exactly_is_shown() -> None:
+    titles = ("ONE", "TWO", "THREE", "FOUR")
+    columns = [Column[dict[str, str]](title=title, text=itemgetter(title)) for title in titles]
+    view = TableView(columns=columns, name=itemgetter("ONE"), plain=dict)
+    row = {"ONE": "1", "TWO": "語語語", "THREE": "3", "FOUR": "-"}
+    out = Printer(Format.TABLE)
+
+    def shown(width: int) -> list[str]:
+        out.console = Console(file=io.StringIO(), width=width)
+        return [column.title for column in fitting(out, [row], view, ("ONE", "TWO")).columns]
+
+    assert [shown(width) for width in (23, 24)] == [["ONE", "TWO", "THREE"], ["ONE", "TWO", "THREE", "FOUR"]]
+    assert [shown(width) for width in (17, 18, 22)] == [["ONE", "TWO"], *[["ONE", "TWO", "THREE"]] * 2]
+    assert shown(1) == ["ONE", "TWO"]
 
 
 def test_the_head_breaks_between_its_parts() -> None:

@@ -73,6 +73,21 @@ def test_functions_of_job_modules_and_classes_of_errors_travel(options: dict[str
     assert load_overrides(stored, None, HERE) == options
 
 
+def test_a_function_of_this_process_is_kept_once_and_each_other_one_beside_it() -> None:
+    local: dict[str, Any] = {}
+
+    def one(instance: object, result: object) -> None: ...
+    def other(instance: object, result: object) -> None: ...
+
+    options = {"on_complete": one, "on_terminate": other, "on_state_change": one}
+    stored = store_overrides(options, local, HERE)
+    again = store_overrides({"on_complete": other}, local, HERE)
+    assert [*local.values()] == [one, other]
+    assert stored["on_complete"] == stored["on_state_change"]
+    assert stored["on_terminate"] == again["on_complete"]
+    assert load_overrides(stored, local, HERE) == options
+
+
 @pytest.mark.parametrize(
     "options",
     [

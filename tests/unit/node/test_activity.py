@@ -8,6 +8,8 @@ import pytest
 
 from peerjob import Activity, Client, Job, Node, OptionError
 from peerjob.model.activity_sample import MAX_SAMPLED_KINDS, SLOT_US, ActivityRow, ActivitySample
+from peerjob.model.clock import CorrectedTime
+from peerjob.node.manager.activity import ActivityReader
 from peerjob.node.observe.activity import MAX_COUNTED, ActivityCounts
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, drain, running_node
@@ -196,3 +198,29 @@ def test_a_node_counts_a_bounded_number_of_kinds() -> None:
     assert len(rows) == MAX_COUNTED + 1
     assert rows[""].cancelled == 10
     assert not counts.counted.is_set()
+
+
+async def test_each_count_of_all_nodes_has_its_own_place(clock: VirtualClock) -> None:
+    store = memory_store(clock)
+    await store.open()
+    first = clock.time_us() // SLOT_US - 2
+    rows = [ActivityRow(1, 2, 3, 4, 5, (6,), (7, 8)), ActivityRow(10, 20, 30, 40, 50, (60, 61), (70,))]
+    for step, row in enumerate(rows):
+        await store.add_activity(ActivitySample(first + step, {"work": row}))
+    time = CorrectedTime(clock)
+    time.correct(0)
+    await clock.advance(SHOWN_AFTER)
+    activity = await ActivityReader(store, time).read(60)
+    found = activity.kinds["work"]
+    for name, counts in {
+        "started": [1, 10],
+        "completed": [2, 20],
+        "failed": [3, 30],
+        "retried": [4, 40],
+        "cancelled": [5, 50],
+    }.items():
+        assert [count for count in getattr(found, name) if count] == counts, name
+        assert getattr(activity.total, name) == getattr(found, name)
+    assert found.durations.counts[:3] == (66, 61, 0)
+    assert found.waits.counts[:3] == (77, 8, 0)
+    await store.close()

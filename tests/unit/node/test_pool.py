@@ -200,3 +200,15 @@ async def test_a_suspect_that_waits_in_the_backlog_keeps_others_from_the_node(be
     suspect = structs.replace(_claim("b"), crashes=2)
     bench.pool.take([Run(suspect, "incarnation", asyncio.get_running_loop().time())])
     assert not bench.pool.may_take_suspect
+
+
+async def test_a_claim_is_dropped_once_and_only_while_it_waits(bench: Bench) -> None:
+    now = asyncio.get_running_loop().time()
+    started, waiting, other = (Run(_claim(id), "incarnation", now) for id in ("a", "b", "c"))
+    bench.pool.take([started, waiting, other])
+    await bench.clock.settle()
+    assert bench.started == ["a"]
+    assert [bench.pool.drop(run) for run in (started, waiting, waiting)] == [False, True, False]
+    await bench.end("a")
+    assert bench.started == ["a", "c"]
+    assert bench.handed_back == []

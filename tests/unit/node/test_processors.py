@@ -449,3 +449,18 @@ async def test_on_terminate_is_called_after_the_callbacks_for_the_start(clock: V
         await node.schedule("broken")
         await clock.advance(30)
         assert seen == ["Created", "Scheduled", "Processing", "on_terminate", "Terminated"]
+
+
+async def test_a_cancelled_call_ends_as_cancelled_and_not_with_an_error(clock: VirtualClock) -> None:
+    """`asyncio.run` reports each task that ends with an error when it cancels all tasks."""
+
+    async def hang(instance: Instance[Any], result: object) -> None:
+        await asyncio.Event().wait()
+
+    async with running_node(Job("work", lambda: 1, on_complete=hang), clock=clock) as node:
+        await node.schedule("work")
+        await clock.advance(2)
+        (call,) = node._need_runtime().processors._calls  # pyright: ignore[reportPrivateUsage]
+        call.cancel()
+        await asyncio.wait([call])
+        assert call.cancelled()

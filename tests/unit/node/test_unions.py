@@ -119,6 +119,15 @@ class Chain:
     next: "Chain | Dog | None"
 
 
+@dataclass
+class Branches:
+    """Each level has twice as many objects, so a search that visits a class twice does not end."""
+
+    left: "Branches | None"
+    right: "Branches | None"
+    pet: Dog | Cat
+
+
 class Red(Enum):
     R = 1
 
@@ -163,6 +172,7 @@ ALIKE = [
     ModelDog | ModelCat,
     Kennel,
     list[ModelKennel],
+    Branches,
     Annotated[Dog | Cat, "note"],
     Alias,
     New | Cat,

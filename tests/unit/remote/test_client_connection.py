@@ -150,6 +150,7 @@ def both(*servers: Server) -> str:
         ("[::1]", ["[::1]:59051"]),
         ("a:1, b:2 ,c", ["a:1", "b:2", "c:59051"]),
         ("a:1,a:1", ["a:1"]),
+        ("a:1,b:65535", ["a:1", "b:65535"]),
     ],
 )
 def test_a_target_names_addresses(target: str, addresses: list[str]) -> None:
