@@ -11,7 +11,7 @@ from peerjob.store.rules import SUSPENDED
 
 from . import gates
 from .durable import add_steps, is_taken, suspend
-from .edges import attach, settle
+from .edges import attach
 from .ends import end, release
 from .queues import add_to_queue
 from .retention import remove_some
@@ -35,7 +35,6 @@ def commit(
     def run() -> list[Ack]:
         acks = [_apply(transaction, incarnation, outcome) for outcome in outcomes]
         remove_some(transaction, 2 * transaction.ended)
-        settle(transaction)
         return acks
 
     return transaction.idempotent(incarnation, command, request, run)

@@ -237,6 +237,7 @@ class ReferenceStore(_Commands):
     ) -> tuple[list[Ack], Claimed]:
         with self._transaction() as transaction:
             acks = commit(transaction, incarnation, outcomes, request=request, command="turn-commit")
+            settle(transaction)
             gates.pass_gates(transaction)
             if want is None:
                 return acks, Claimed(now_us=transaction.now_us)

@@ -31,6 +31,10 @@ class Chosen:
     """Whether the call came beside a leave, which hands back one claim after the other."""
     others: frozenset[str] = frozenset()
     """The claims of the leaving incarnation that a reap took back meanwhile."""
+    partly: bool = False
+    """Whether the reap is one step of a call, after which others end incarnations and take claims back."""
+    settles_later: bool = False
+    """Whether the ends of the call are followed up after another call."""
     removes_all: bool = False
     """Whether the call removes all that it may remove, so that there is no choice."""
     may_remove: int = 0

@@ -1,7 +1,9 @@
 """Two or three calls of one instance each at once.
 
 *Races*: some order of the calls on copies of the reference must give the answers and the state of the engine. A turn is
-two calls, its commit and its claim.
+two calls, its commit and its claim. A reap is a call for each incarnation whose claims it takes back: another call can
+claim what one of them held, of an incarnation that the reap ends later. The ends of all calls are followed up at once,
+or after a call that comes later.
 
 *Time*: on a clock that runs during the race, each call has a time of its own. An engine can take it before the call
 comes to its turn, or between two steps of the call. So the times can have another order than the calls, or be equal.
@@ -11,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from itertools import permutations, product
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from itertools import pairwise, permutations, product
+from typing import Any
 
-from peerjob.model.record import Record
+from peerjob.model.record import Reaped, Record
 from peerjob.model.state import State
 from peerjob.store.base import Store
 
@@ -49,8 +51,10 @@ class Race:
         self._answers: list[Any] = []
         self._steps: list[tuple[Made, Any]] = []
         """The calls of the reference, each with the answer of the engine."""
-        self._turns: list[tuple[int, int]] = []
-        """The steps of turns that commit first, by their places."""
+        self._pairs: list[tuple[int, int]] = []
+        """The steps of which the first one comes first, by their places."""
+        self._partly: set[int] = set()
+        """The places of the steps of a reap before its last one."""
         self._gone: Collection[str] = ()
         self._began_us = self._ended_us = 0
 
@@ -61,26 +65,17 @@ class Race:
         self._answers = await asyncio.gather(*calls)
         self._ended_us = now_us()
         for made, answered in zip(self._mades, self._answers, strict=True):
-            place, raised = len(self._steps), isinstance(answered, Raised)
-            parts: list[Any] = [] if raised or not made.parts else list(cast("tuple[Any, ...]", answered))
-            self._steps += zip(made.parts, parts, strict=False) if parts else [(made, answered)]
-            if len(self._steps) - place == 2 and not self._may_claim_first(made):
-                self._turns.append((place, place + 1))
+            place, steps = len(self._steps), list(_steps_of(made, answered))
+            self._steps += steps
+            if made.verb == "reap":
+                self._partly |= {*range(place, place + len(steps) - 1)}
+            if not self._may_claim_first(made):
+                self._pairs += pairwise(range(place, place + len(steps)))
 
     def _may_claim_first(self, made: Made) -> bool:
         """*Choice*: a turn can claim first if a claim rarely depends on its outcomes."""
         linked = self._reference.linked(made.untold) or not self._known.durable.isdisjoint(made.untold)
         return linked or made.ends
-
-    @property
-    def reaped_twice(self) -> bool:
-        """Whether a reap took two claims of one instance back.
-
-        *Choice*: a reap ends one incarnation after the other. The next one can claim what the last one held.
-        """
-        answers = (answer for made, answer in zip(self._mades, self._answers, strict=True) if made.verb == "reap")
-        reaped = (chosen_by("reap", answer).reaped or [] for answer in answers)
-        return any(len({*ids}) < len(ids) for ids in reaped)
 
     @property
     def _reaped(self) -> frozenset[str]:
@@ -94,18 +89,24 @@ class Race:
         """
         self._gone = gone
         before, tried = self._state(), list[str]()
-        for order in permutations(range(len(self._steps))):
-            if any(order.index(commit) > order.index(claim) for commit, claim in self._turns):
-                continue
+        for order, late in self._orders():
             found = list[str]()
             for times in self._times():
-                differences = await self._differences(order, times, answer, compare, changed)
+                differences = await self._differences(order, times, late, answer, compare, changed)
                 if not differences:
                     return []
                 found = found or differences
                 self._restore(before)
-            tried.append(f"in order {[self._steps[place][0].verb for place in order]}: {'; '.join(found[:3])}")
+            if not late:
+                tried.append(f"in order {[self._steps[place][0].verb for place in order]}: {'; '.join(found[:3])}")
         return ["no order explains the race", *tried]
+
+    def _orders(self) -> Iterator[tuple[Sequence[int], int]]:
+        """The orders that the steps can have, each with the number of steps whose ends are followed up later."""
+        for late in range(len(self._steps) if self._known.flowing else 1):
+            for order in permutations(range(len(self._steps))):
+                if all(order.index(first) < order.index(second) for first, second in self._pairs):
+                    yield order, late
 
     def _times(self) -> Iterator[Sequence[int]]:
         """The times that the calls of one order can have, the likeliest ones first."""
@@ -121,13 +122,14 @@ class Race:
         return self._began_us < self._ended_us
 
     async def _differences(
-        self, order: Sequence[int], times: Sequence[int], answer: Answer, compare: Compare, changed: Changed
+        self, order: Sequence[int], times: Sequence[int], late: int, answer: Answer, compare: Compare, changed: Changed
     ) -> list[str]:
         left = set(self._gone)
         refused: dict[str, int] = {}
-        for time_us, place in zip(times, order, strict=True):
+        for number, (time_us, place) in enumerate(zip(times, order, strict=True)):
             made, theirs = self._steps[place]
             chosen = chosen_by(made.verb, theirs)
+            chosen.partly, chosen.settles_later = place in self._partly, number < late
             # *Choice*: a leave hands back one claim after the other; other calls come before and after each
             chosen.beside_leave = any(other.verb == "leave" for other in self._mades)
             chosen.others = self._reaped
@@ -144,6 +146,8 @@ class Race:
             if found := chosen.objections + compare(made, ours, theirs):
                 return found
             self._reference.at(self._ended_us)
+            if number == late:
+                self._reference.settle()
             if now := left & self._reference.removable():
                 self._reference.remove(now)
                 left -= now
@@ -171,6 +175,28 @@ class Race:
         for side, (fences, revisions, terms) in zip((self._ours, self._theirs), state[1], strict=True):
             side.fences, side.revisions, side.terms = fences, revisions, terms
         vars(self._known).update(state[2])
+
+
+def _steps_of(made: Made, answer: Any) -> Iterable[tuple[Made, Any]]:
+    """The steps of a call, each with its part of the answer."""
+    if isinstance(answer, Raised):
+        return [(made, answer)]
+    if made.verb == "reap":
+        return [(made, part) for part in _parts_of_reap(answer)]
+    return zip(made.parts, answer, strict=False) if made.parts else [(made, answer)]
+
+
+def _parts_of_reap(reaped: Sequence[Reaped]) -> Iterator[list[Reaped]]:
+    """What a reap took back, for each node. The last part is empty: it ends the incarnations without claims."""
+    part: list[Reaped] = []
+    for one in reaped:
+        if part and (one.node != part[0].node or any(one.id == other.id for other in part)):
+            yield part
+            part = []
+        part.append(one)
+    if part:
+        yield part
+    yield []
 
 
 async def _read(side: Side) -> None:

@@ -23,7 +23,7 @@ from peerjob.store.reference.retention import removable, set_aside
 from peerjob.store.reference.shared_limits import RemainingByLimits, opens_us, rules_of
 from peerjob.store.reference.state import Edge, InstanceData, Namespace, Remembered
 from peerjob.store.reference.store import ReferenceData, ReferenceStore
-from peerjob.store.reference.transaction import ReferenceTransaction
+from peerjob.store.reference.transaction import ReferenceTransaction, Settled
 
 from .choices import Chosen, Due, claim_objections
 from .clocks import SteppedClock
@@ -69,6 +69,14 @@ class Followed(Choices):
             left.use(known[id].kind)
         return [id for id in chosen.claimed if id in known]
 
+    def dead(self, incarnations: Sequence[str]) -> Sequence[str]:
+        """The incarnations that the reap ends: one step of a reap ends those whose claims it takes back."""
+        chosen, instances = self._chosen, self._state.instances
+        if not chosen.partly:
+            return incarnations
+        owners = {instances[id].owner for id in chosen.reaped or () if id in instances}
+        return [incarnation for incarnation in incarnations if incarnation in owners]
+
     def left(self, ids: Sequence[str]) -> Sequence[str]:
         """The claims that no reap took back while the incarnation left."""
         return [id for id in ids if id not in self._chosen.others]
@@ -80,9 +88,8 @@ class Followed(Choices):
             return ids[:limit]
         if unknown := [id for id in chosen.reaped if id not in known]:
             chosen.objections.append(f"took back {unknown}, which no dead incarnation holds")
-        if len(chosen.reaped) != min(limit, len(ids)) and not chosen.beside_leave:
+        if len(chosen.reaped) != min(limit, len(ids)) and not (chosen.beside_leave or chosen.partly):
             chosen.objections.append(f"took back {chosen.reaped}, and dead incarnations hold {list(ids)}")
-        # a race can let the engine take back two claims of one instance, of which each order has one
         return [id for id in dict.fromkeys(chosen.reaped) if id in known]
 
     def fire_us(self, number: int, now_us: int) -> int:
@@ -125,6 +132,8 @@ class FollowedData(ReferenceData):
         super().__init__()
         self.chosen = Chosen()
         self.damaged = Damaged()
+        self.unsettled: list[Settled] = []
+        """What calls have ended that settle later."""
         self._strict = strict
 
     @contextlib.contextmanager
@@ -137,7 +146,10 @@ class FollowedData(ReferenceData):
             state, clock.time_us(), limits, followed, looks_again=bool(self.chosen.claimed)
         )
         yield followed.transaction
-        settle(followed.transaction)
+        if self.chosen.settles_later:
+            self.unsettled += followed.transaction.settling
+        else:
+            settle(followed.transaction)
         finish(followed.transaction)
 
 
@@ -341,7 +353,14 @@ class Reference:
         self._seen = self.copied()
         return found
 
-    # -- copies, for races
+    # -- races
+
+    def settle(self) -> None:
+        """Follow up what calls have ended that settle later."""
+        transaction = self._transaction()
+        transaction.settling, self._data.unsettled = self._data.unsettled, []
+        settle(transaction)
+        finish(transaction)
 
     def copied(self) -> Namespace:
         """A copy of the state."""
@@ -350,3 +369,4 @@ class Reference:
     def adopt(self, state: Namespace) -> None:
         """Take a copy of a state."""
         self._data.namespaces[NAMESPACE] = copy.deepcopy(state)
+        self._data.unsettled = []
