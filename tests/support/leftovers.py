@@ -75,12 +75,15 @@ OF_ENDED: Mapping[str, str] = {
 }
 """Keys of an incarnation that has ended, by their first part; all of them expire."""
 
+NO_EXPIRY = -1
+"""What a server says of a key that stays. Of a key that has expired since it was listed, it says -2."""
+
 
 async def leftovers_of(store: Store) -> Sequence[str]:
     """Keys that should be gone: they do not expire, and no list has a reason for them."""
     if isinstance(store, LuaStore):
         async with _client(store) as (client, start):
-            found = [key for key in await _scan(client, start) if await client.pttl(start + key) < 0]
+            found = [key for key in await _scan(client, start) if await client.pttl(start + key) == NO_EXPIRY]
             left = [key for key in found if key.split(":", maxsplit=1)[0] not in OF_LUA]
             published = {*await _entries(client, f"{start}catalogue")}
             described = await _entries(client, f"{start}descriptors")
@@ -94,7 +97,7 @@ async def traces_of(store: Store, ended: Sequence[str]) -> Sequence[str]:
         async with _client(store) as (client, start):
             traces: list[str] = []
             for key in await _scan(client, start):
-                if key.split(":", maxsplit=1)[0] not in OF_ENDED or await client.pttl(start + key) < 0:
+                if key.split(":", maxsplit=1)[0] not in OF_ENDED or await client.pttl(start + key) == NO_EXPIRY:
                     texts = (key, *await _entries(client, start + key))
                     traces += [f"{key} has {one}" for one in ended if any(one in text for text in texts)]
             return traces

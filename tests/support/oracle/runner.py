@@ -27,7 +27,7 @@ from .races import Race
 from .readback import Reading
 from .reference import Reference
 from .repeats import REMEMBERED, UNLIKE_AGAIN, Repeats
-from .sleepers import LATE, Sleepers
+from .sleepers import Sleepers
 from .verdict import Blurred, Found, Verdict
 
 GIVEN_UP_AFTER = 4
@@ -434,9 +434,6 @@ class Lockstep:
             others = kinds[kind] if kind in queued else [kind]
             told = [await self._sleepers.is_told(store, other) for other in others]
             if not (how == "cancelled" or any(told)):
-                late = await self._sleepers.unheard(store, kinds, queued, within=LATE)
-                if kind not in late:
-                    continue
                 raise Found([f"no hint tells any of {able} of due work of kind {kind!r}"])
             if any(told):
                 self._sleepers.is_known(kind)

@@ -6,16 +6,18 @@ next renewal can say so instead if the caller gave the call up, or if the hint w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+import asyncio
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from typing import Any
 
-from peerjob.model.record import Claimed, Want
+from peerjob.model.record import Claimed, Hint, Want
 from peerjob.store.base import Store
+from peerjob.store.kv.format.base import Put, Transaction
+from peerjob.store.kv.store import KVStore
 
-PATIENCE = 0.3
-"""Seconds in which a hint comes that was sent before, on a machine that runs."""
-LATE = 3.0
-"""Seconds in which such a hint must come: a server may stand still between its answer and the hint."""
+LONGEST = 60
+"""Seconds in which a watch must bring what was written."""
 
 
 @dataclass
@@ -83,7 +85,7 @@ class Sleepers:
         return [incarnation for incarnation, kinds in self.kinds.items() if kind in kinds]
 
     async def unheard(
-        self, store: Store, kinds: Mapping[str, Collection[str]], queued: Mapping[str, int], *, within: float = PATIENCE
+        self, store: Store, kinds: Mapping[str, Collection[str]], queued: Mapping[str, int]
     ) -> dict[str, list[str]]:
         """The kinds of due work of which no idle incarnation has a hint, with those incarnations.
 
@@ -95,17 +97,17 @@ class Sleepers:
         for kind in sorted(kinds):
             able = self.able(kind)
             heard = {incarnation for other in kinds[kind] for incarnation in self.able(other)}
-            if able and not await self._are_hinted(store, {*able}, heard, queued.get(kind, 1), within):
+            if able and not await self._are_hinted(store, {*able}, heard, queued.get(kind, 1)):
                 left[kind] = able
         return left
 
-    async def _are_hinted(self, store: Store, able: Set[str], heard: Set[str], enough: int, within: float) -> bool:
+    async def _are_hinted(self, store: Store, able: Set[str], heard: Set[str], enough: int) -> bool:
         """Whether one of the able incarnations has a hint, or enough of all that share a limit."""
         while True:
             hinted = self._hinted & heard
             if hinted & able or len(hinted) >= enough:
                 return True
-            if not await self._hinted_now(store, heard - hinted, within):
+            if not await self._hinted_now(store, heard - hinted):
                 return False
 
     async def is_told(self, store: Store, kind: str) -> bool:
@@ -130,14 +132,36 @@ class Sleepers:
 
     async def hears(self, store: Store, incarnations: Collection[str]) -> bool:
         """Whether one of these incarnations hears of due work."""
-        return await self._hinted_now(store, incarnations, LATE)
+        return await self._hinted_now(store, incarnations)
 
-    async def _hinted_now(self, store: Store, able: Collection[str], within: float = PATIENCE) -> bool:
+    async def _hinted_now(self, store: Store, able: Collection[str]) -> bool:
         # first a look at each of them, since mostly the hint is there
-        for wait in (0.001, within):
+        for look in (_hints_there, _hints_sent):
             for incarnation in able:
-                hints = await store.next_hints(incarnation, wait)
+                hints = await look(store, incarnation)
                 if any(hint.what == "work" for hint in hints):
                     self._hinted.add(incarnation)
                     return True
         return False
+
+
+async def _hints_there(store: Store, incarnation: str) -> Sequence[Hint]:
+    """The hints that have come to an incarnation."""
+    return await store.next_hints(incarnation, 0.001)
+
+
+async def _hints_sent(store: Store, incarnation: str) -> Sequence[Hint]:
+    """The hints that were sent to an incarnation: a watch brings them some time later, in the order of their writes."""
+    if not isinstance(store, KVStore):
+        return await _hints_there(store, incarnation)
+    private: Any = store
+    context, mark = private._context, Hint("mark", "oracle")
+    put = Put(
+        f"{context.keys.hint(incarnation)}{mark.what}/{mark.id}", b"", await context.kv.grant(LONGEST * 1_000_000)
+    )
+    await context.kv.txn([Transaction([], [put])])
+    hints = list[Hint]()
+    async with asyncio.timeout(LONGEST):
+        while mark not in hints:
+            hints += await store.next_hints(incarnation, LONGEST)
+    return hints
