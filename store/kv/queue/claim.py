@@ -72,6 +72,9 @@ class ClaimCommands(KVCommands):
                     break
             elif call.claims or await self._idle.wait(call, selection):
                 break
+        else:
+            # other writers came first each time, so the node is not registered as idle: it claims again at once
+            log.next_due_us = log.now_us
         claims = in_order(call.claims, call.positions) if takes > 1 else tuple(call.claims)
         # an instance can come in the round after the one that found none
         next_due_us = None if claims else log.next_due_us

@@ -146,3 +146,17 @@ async def test_a_schedule_whose_parts_stay_unlike_is_absent(clock: VirtualClock)
     await scene.put(revision=1)
     await scene.kv.txn([Transaction([], [Put(KEYS.next_fire("s"), before.value)])])
     assert await scene.store.get_schedules(["s"]) == [None]
+
+
+async def test_a_node_whose_claim_always_conflicts_claims_again_at_once(clock: VirtualClock) -> None:
+    """It is not registered as idle, so no hint would wake it."""
+    scene = Scene(clock)
+    peer = await scene.peer(scene.store)
+    (new,) = scene.make.instances(1)
+    await scene.other.enqueue([new])
+    for contended in (KEYS.state, KEYS.idle):
+        scene.kv.contended = contended
+        claimed = await peer.claim()
+        assert (claimed.claims, claimed.next_due_us) == ((), claimed.now_us)
+        scene.kv.contended = ""
+        assert len(await peer.take()) == (contended == KEYS.state)
