@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import urllib.request
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,6 +18,8 @@ from peerjob.store.kv.format.base import Put, Transaction
 from support.etcd import ROOT_PASSWORD, EtcdServer, StartEtcd, other_ca
 from support.etcd_site import EtcdSite
 from support.waiting import IN_TIME, PATIENCE
+
+_SIGN_IN = 'grpc_code="OK",grpc_method="Authenticate"'
 
 
 async def works(site: EtcdSite, url: str) -> Store:
@@ -128,6 +131,24 @@ async def test_rights_that_change_meanwhile_are_met_with_a_new_token(guarded: Et
     for number in range(3):
         guarded.call("auth/user/add", name=f"user{number}", password="any")
         await kv.txn([Transaction([], [Put(f"key{number}", b"")])])
+
+
+async def test_many_calls_with_an_old_token_get_one_new_token(start_etcd: StartEtcd, etcd_site: EtcdSite) -> None:
+    server = start_etcd(config=("--auth-token", "simple"))
+    server.enable_auth()
+    kv = await etcd_site.driver(with_user(server.url, "root", ROOT_PASSWORD))
+    # it ends the tokens of the user
+    server.call("auth/user/changepw", name="root", password=ROOT_PASSWORD)
+    before = await asyncio.to_thread(sign_ins, server)
+    await asyncio.gather(*(kv.txn([Transaction([], [Put(f"key{number}", b"")])]) for number in range(20)))
+    assert await asyncio.to_thread(sign_ins, server) == before + 1
+
+
+def sign_ins(server: EtcdServer) -> int:
+    """How many tokens the server has given out."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics") as reply:
+        lines = reply.read().decode().splitlines()
+    return sum(int(line.split()[-1]) for line in lines if line.startswith("grpc_server_handled") and _SIGN_IN in line)
 
 
 async def test_a_password_for_an_etcd_without_users_is_no_error(start_etcd: StartEtcd, etcd_site: EtcdSite) -> None:
