@@ -104,8 +104,13 @@ async def test_an_outage_shows_while_it_lasts_and_scrapes_go_on(durable_server: 
     async def store_up() -> bool:
         return (await scraped(server))["peerjob_store_up"] == {(): 1}
 
+    async def counted() -> bool:
+        """A node counts what it ended when it hears that this was accepted, which others may know before it."""
+        return (await scraped(server)).get("peerjob_completed_total") == {("sleep",): 1}
+
     async with await serve_metrics(node, "127.0.0.1:0") as server, node:
         await (await node.schedule(SLEEP, 0)).wait(PATIENCE)
+        await until(counted)
         before = await scraped(server)
 
         async def outage_shows() -> bool:
