@@ -11,13 +11,14 @@ import pytest
 from peerjob import Instance, Node, State
 from support.leaving_program import GRACE
 from support.processes import ChildProcess
+from support.server_stalls import ServerStalls
 from support.servers import free_port
 from support.stalls import Stalls
 from support.waiting import until
 
 SOON = GRACE + 2
-BUSY = 3.0
-"""Seconds that the interpreter may take for its own end, on a machine that is busy."""
+BUSY = 5.0
+"""Seconds that the interpreter may take for its own end, on a machine that is busy, or stands still meanwhile."""
 
 SCRIPTS = [
     # program, body that runs at the end, end, exit status
@@ -95,7 +96,11 @@ async def leaves(url: str, namespace: str, tmp_path: Path, program: str, body: s
     arguments = (program, url, namespace, body, end)
     async with Node(url, workers=0, namespace=namespace, name="observer", allow_unknown=True) as observer:
         output = tmp_path / "output"
-        with Stalls() as stalls, ChildProcess.python("support.leaving_program", *arguments, output=output) as child:
+        with (
+            ServerStalls(url) as watched,
+            Stalls(others=watched.spans) as stalls,
+            ChildProcess.python("support.leaving_program", *arguments, output=output) as child,
+        ):
             id = (await child.line(r"claimed (\S+)"))[1]
             ended_at = float((await child.line(r"ends (\S+)"))[1])
             assert await child.exit() == status
