@@ -176,3 +176,13 @@ def test_the_best_second_is_the_one_in_which_most_ended() -> None:
     ]
 
     assert result_of(completed(), *later)[0]["peak_jobs_per_second"] == 2
+
+
+def test_what_was_killed_and_reported_is_in_the_result_and_none_without_it() -> None:
+    taken = instance((State.PROCESSING, "node-1"), (State.PROCESSING, "node-2"), (State.COMPLETED, "node-2"))
+    names = ("killed_node", "killed_leader", "held_by_killed_node", "steps_run_again", "values_accepted_twice")
+    with_all, _ = evaluate([taken], {taken.id}, ONE, KILL, kill_wanted=True, steps=Steps(9, 6, 7))
+    with_none, _ = evaluate([taken], {taken.id}, ONE, None, kill_wanted=False)
+    assert [with_all[name] for name in names] == ["node-1", None, 1, 6, 7]
+    assert [with_none[name] for name in names] == [None, None, 0, None, None]
+    assert (with_all["recovery_seconds"], with_none["recovery_seconds"]) == (0.5, None)

@@ -1,6 +1,7 @@
 """The demo's view: a live table that fits a terminal, and a line a second without one."""
 
 import io
+import logging
 
 import pytest
 from msgspec.structs import replace
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from peerjob import NodeView, State, Stats
 from peerjob.cli.demo import workload
+from peerjob.cli.demo.checks import Check
 from peerjob.cli.demo.view import DemoView
 from peerjob.model.record import NodeInfo
 from peerjob.testing.clock import VirtualClock
@@ -81,3 +83,38 @@ def test_only_what_runs_on_a_live_node_counts_as_running(clock: VirtualClock) ->
     (node,) = nodes(1)
     DemoView(Console(file=out, width=80), clock).show(stats, [replace(node, running=179)])
     assert out.getvalue().rstrip().endswith("1 node, 1,178 waiting, 4 running, 18 of 1,200 done")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_result_has_each_count_check_and_warning(clock: VirtualClock, kept: bool) -> None:
+    out = io.StringIO()
+    view = DemoView(Console(file=out, width=120), clock)
+    view.emit(logging.LogRecord("x", logging.WARNING, "x.py", 1, "slow %s", ("disk",), None))
+    single = workload.Count({name: 100 + number for number, name in enumerate(workload.COUNTED)})
+    result = {
+        "count": {name: 2_000 + number for number, name in enumerate(workload.COUNTED)},
+        "steps_run_again": 6,
+        "values_accepted_twice": 7,
+        "warnings": view.warnings,
+        "completed": 3_000,
+        "nodes": 3,
+        "seconds": 2.5,
+        "jobs_per_second": 1_200.4,
+        "failed_checks": [] if kept else ["second"],
+    }
+    view.result(result, [Check("first", True, "1 of 1"), Check("second", kept, "2 of 3")], STATS, single)
+
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert lines[0] == "0.0s warning: slow disk"
+    counted = [f"{2_000 + number:,}" for number in range(len(workload.COUNTED))]
+    assert f"the cluster {' '.join(counted)}" in lines
+    assert f"one process {' '.join(str(100 + number) for number in range(len(workload.COUNTED)))}" in lines
+    assert f"{workload.JOBS[0].kind} 1,000 2 1,234 0" in lines
+    assert lines[-6:] == [
+        "first ok 1 of 1",
+        f"second {'ok' if kept else 'FAILED'} 2 of 3",
+        "steps run more than once: 6; values accepted twice: 7",
+        "warning: slow disk",
+        "3,000 jobs on 3 nodes in 2.5 s: 1,200 jobs/s",
+        "every check passed" if kept else "1 of 2 checks FAILED",
+    ]

@@ -178,6 +178,23 @@ async def test_a_stopped_lease_is_not_trusted(renewing: RenewedLease) -> None:
     assert not renewing.lease.trusted
 
 
+async def test_a_stop_waits_until_no_renewal_is_in_flight(renewing: RenewedLease) -> None:
+    clock, lease = renewing.clock, renewing.lease
+    assert lease.started
+    await clock.advance(5)
+    renewing.store.slow(1.5, "renew")
+    lease.renew_soon()
+    await clock.settle()
+    began = clock.elapsed()
+    await clock.run(lease.stop())
+    assert clock.elapsed() - began >= 1.5
+    assert (lease.started, lease.died) == (False, False)
+    answered = len(renewing.heard.answered)
+    await clock.run(lease.stop())
+    await clock.advance(2 * TTL)
+    assert len(renewing.heard.answered) == answered
+
+
 async def test_a_renewal_extends_the_lease_by_the_whole_ttl(renewing: RenewedLease) -> None:
     await renewing.clock.advance(5)
     (view,) = await renewing.store.inner.nodes()

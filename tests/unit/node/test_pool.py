@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec import structs
 
+from peerjob import Context
 from peerjob.model.record import MAX_BATCH, Action, Claim, Outcome
 from peerjob.node.body.context_vars import ContextVars
 from peerjob.node.work.pool import HOLD, WORTH, Pool, Prefetch
@@ -212,3 +213,57 @@ async def test_a_claim_is_dropped_once_and_only_while_it_waits(bench: Bench) -> 
     await bench.end("a")
     assert bench.started == ["a", "c"]
     assert bench.handed_back == []
+
+
+async def three_claims(bench: Bench) -> list[Run]:
+    """One claim that runs, and two that wait for its worker."""
+    now = asyncio.get_running_loop().time()
+    runs = [Run(_claim(id), "incarnation", now) for id in ("a", "b", "c")]
+    bench.pool.take(runs)
+    await bench.clock.settle()
+    assert bench.started == ["a"]
+    return runs
+
+
+async def test_claims_that_were_forgotten_neither_start_nor_go_back(bench: Bench) -> None:
+    await three_claims(bench)
+    bench.pool.forget_backlog()
+    await bench.end("a")
+    await bench.clock.advance(2 * HOLD)
+    assert (bench.started, bench.handed_back) == (["a"], [])
+
+
+async def test_an_emptied_backlog_goes_back_in_its_order(bench: Bench) -> None:
+    await three_claims(bench)
+    bench.pool.empty_backlog("the node stops")
+    await bench.end("a")
+    assert (bench.started, bench.handed_back) == (["a"], [("b", 0.0), ("c", 0.0)])
+
+
+async def test_a_cancel_asks_each_body_that_is_not_kept(bench: Bench) -> None:
+    bench.pool.resize(3)
+    now = asyncio.get_running_loop().time()
+    runs = [Run(_claim(id), "incarnation", now) for id in ("a", "b", "c")]
+    for run in runs:
+        run.context = Context(id=run.claim.id)
+    bench.pool.take(runs)
+    await bench.clock.settle()
+
+    def told() -> str:
+        return "".join(run.claim.id for run in runs if run.told_at is not None)
+
+    bench.pool.cancel("drain", keep=lambda run: run.claim.id != "b")
+    assert told() == "b"
+    bench.pool.cancel("drain")
+    assert told() == "abc"
+
+
+async def test_a_pool_is_quiet_when_its_last_body_has_ended(bench: Bench) -> None:
+    assert await bench.pool.quiet(None)
+    bench.pool.resize(2)
+    await bench.take("a", "b")
+    await bench.end("a")
+    assert not await bench.clock.run(bench.pool.quiet(5))
+    waiting = asyncio.ensure_future(bench.pool.quiet(5))
+    await bench.end("b")
+    assert await bench.clock.run(waiting)
