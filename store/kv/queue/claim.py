@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from peerjob.model.latest import Latest
 from peerjob.model.record import Claimed, Want, check_batch
+from peerjob.store.kv.format.keys import LATEST_US
 from peerjob.store.kv.write.context import KVCommands, KVContext, retried
 from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.writer import ROUNDS
@@ -17,6 +18,9 @@ from .claim_heads import MAX_INCARNATIONS, ClaimHeads
 from .claim_idle import IdleNodes
 from .claim_select import Selection, select_due
 from .claim_take import Taking
+
+_AGAIN_US = 20_000
+"""How soon a node claims again that other writers have kept from its registration as idle."""
 
 
 class ClaimCommands(KVCommands):
@@ -73,8 +77,9 @@ class ClaimCommands(KVCommands):
             elif call.claims or await self._idle.wait(call, selection):
                 break
         else:
-            # other writers came first each time, so the node is not registered as idle: it claims again at once
-            log.next_due_us = log.now_us
+            if call.may_idle:
+                # other writers came first each time, so the node is not registered as idle: it claims again soon
+                log.next_due_us = min(log.next_due_us or LATEST_US, log.now_us + _AGAIN_US)
         claims = in_order(call.claims, call.positions) if takes > 1 else tuple(call.claims)
         # an instance can come in the round after the one that found none
         next_due_us = None if claims else log.next_due_us

@@ -94,7 +94,7 @@ class IdleNodes:
         if ops:
             part.written(revision)
             self._changed(call, registration, revision)
-        may_go = closed is not None and closed.may_go(answer[own:])
+        may_go = closed is not None and closed.may_go(answer[own:], waits=waits)
         if not may_go and not self._has_new(call, selection, answer[:own]):
             self._registered(call.incarnation, registration, closed)
             # while the clock of this node decides nothing, the reads do not find delayed instances

@@ -65,20 +65,21 @@ class ClosedKinds:
             if state.starts <= 0 and not alarms.has(state)
         }
 
-    def may_go(self, answers: Sequence[Found]) -> bool:
-        """Whether queued instances may go, or wait for a moment that no live idle node was told."""
+    def may_go(self, answers: Sequence[Found], *, waits: bool = True) -> bool:
+        """Whether queued instances may go, or the node waits and no live idle node was told when they may go."""
         if [entry.mod for _, entry in answers[0].items] != [self._stamp.mod]:
             return True
         if not self._names:
             return False
-        alarms = self._alarms(answers)
+        # the node itself gets its answer even if its lease is over
+        alarms = self._alarms(answers, own=self._incarnation)
         return any(
-            all(state.places > 0 and (state.starts > 0 or not alarms.has(state)) for state in states)
+            all(state.places > 0 and (state.starts > 0 or (waits and not alarms.has(state))) for state in states)
             for states in self._queued(answers)
         )
 
-    def _alarms(self, answers: Sequence[Found], but: str = "") -> Alarms:
-        return Alarms(self._context.keys, answers[1].items, answers[2], but=but)
+    def _alarms(self, answers: Sequence[Found], *, own: str = "", but: str = "") -> Alarms:
+        return Alarms(self._context.keys, answers[1].items, answers[2], own=own, but=but)
 
     def _queued(self, answers: Sequence[Found]) -> list[list[LimitState]]:
         """The limits of each of the kinds that has queued instances."""

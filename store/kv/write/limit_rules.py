@@ -119,8 +119,10 @@ class LimitsInUse:
 class Alarms:
     """The moments that idle nodes were told: at each, one node claims because a shared limit opens."""
 
-    def __init__(self, keys: Keys, idle: Iterable[tuple[str, Entry]], live: Found, *, but: str = "") -> None:
-        alive, cut = {key[len(keys.live) :] for key, _ in live.items} - {but}, len(keys.idle)
+    def __init__(
+        self, keys: Keys, idle: Iterable[tuple[str, Entry]], live: Found, *, own: str = "", but: str = ""
+    ) -> None:
+        alive, cut = ({key[len(keys.live) :] for key, _ in live.items} | {own}) - {but}, len(keys.idle)
         nodes = [idle_of(entry.value) for key, entry in idle if key[cut:] in alive]
         self._told = [pair for node in nodes if node is not None for pair in node.opens]
 

@@ -22,6 +22,8 @@ from support.interleaving import Call, Scene, everywhere
 from support.limit_programs import play
 from support.searches import cases
 
+HOUR_US = 3_600_000_000
+
 
 @pytest.mark.search
 def test_random_calls_that_are_cut_off_strand_no_instance() -> None:
@@ -55,6 +57,20 @@ async def test_another_store_opens_the_gates_that_a_caller_has_left_when_it_died
     while cursor is not None:
         _, cursor = await scene.other.check_limits(cursor)
     assert await waiting(scene.store) == 1
+
+
+async def test_a_node_whose_lease_is_over_waits_until_a_rate_allows_more(clock: VirtualClock) -> None:
+    scene = Scene(clock)
+    shared = SharedLimit(name="shared", numbers=LimitNumbers(burst=1, period_us=HOUR_US))
+    await scene.store.publish_limits([KindLimits(kind="work", shared=(shared,))])
+    peer = await scene.join(scene.store, ttl_us=1_000_000)
+    await scene.add(scene.other, *scene.make.instances(2))
+    await peer.take_one()
+    opens_us = clock.time_us() + HOUR_US
+    await clock.advance(60)
+    claimed = await peer.claim()
+    assert (claimed.claims, claimed.next_due_us) == ((), opens_us)
+    assert await scene.kv.get([Keys("n").idle + peer.incarnation]) != [None]
 
 
 async def test_a_check_that_frees_a_shared_permit_wakes_a_node(clock: VirtualClock) -> None:

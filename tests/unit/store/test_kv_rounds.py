@@ -148,7 +148,7 @@ async def test_a_schedule_whose_parts_stay_unlike_is_absent(clock: VirtualClock)
     assert await scene.store.get_schedules(["s"]) == [None]
 
 
-async def test_a_node_whose_claim_always_conflicts_claims_again_at_once(clock: VirtualClock) -> None:
+async def test_a_node_whose_claim_always_conflicts_claims_again_soon(clock: VirtualClock) -> None:
     """It is not registered as idle, so no hint would wake it."""
     scene = Scene(clock)
     peer = await scene.peer(scene.store)
@@ -157,6 +157,8 @@ async def test_a_node_whose_claim_always_conflicts_claims_again_at_once(clock: V
     for contended in (KEYS.state, KEYS.idle):
         scene.kv.contended = contended
         claimed = await peer.claim()
-        assert (claimed.claims, claimed.next_due_us) == ((), claimed.now_us)
+        assert not claimed.claims
+        assert claimed.next_due_us is not None
+        assert 0 < claimed.next_due_us - claimed.now_us <= 100_000
         scene.kv.contended = ""
         assert len(await peer.take()) == (contended == KEYS.state)
