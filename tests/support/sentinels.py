@@ -14,6 +14,8 @@ from support.waiting import LOOK, PATIENCE
 
 NAME = "mymaster"
 PASSWORD, SENTINEL_PASSWORD = "of-the-servers", "of-the-sentinels"
+DOWN_AFTER = 2.5
+"""Seconds, more than a machine stands still: a store does not open while a sentinel says that the primary is down."""
 AT_ONCE = ("--repl-diskless-sync-delay", "0")
 """A new replica is served without waiting for others."""
 
@@ -42,7 +44,7 @@ class SentinelProcess(ServerProcess):
             "bind 127.0.0.1",
             f"dir {self._home.name}",
             f"sentinel monitor {NAME} {self._monitored}",
-            f"sentinel down-after-milliseconds {NAME} 700",
+            f"sentinel down-after-milliseconds {NAME} {round(DOWN_AFTER * 1000)}",
             f"sentinel failover-timeout {NAME} 3000",
             f"sentinel parallel-syncs {NAME} 2",
             f"sentinel auth-pass {NAME} {PASSWORD}",
