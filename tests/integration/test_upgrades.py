@@ -177,7 +177,6 @@ async def add(number: int, context: Context = INJECTED) -> int:
 ADD = Job("add", add, max_retries=0)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("shallow", [False, True])
 @pytest.mark.parametrize("url", ["redis", "etcd"], indirect=True)
 async def test_the_first_step_waits_until_no_node_reads_only_an_older_layout(
