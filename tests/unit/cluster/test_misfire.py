@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from peerjob.cluster.misfire import MAX_TOLERANCE_US, MIN_TOLERANCE_US, MisfireStep, next_step
 from peerjob.model.definition import Definition
@@ -186,3 +187,14 @@ def test_a_time_that_the_recurrence_no_longer_knows_is_accounted_for() -> None:
     assert summary(steps_of(every(10), odd_us, START + 18 * SECOND)) == ["13-13 fired"]
     (step,) = steps_of(every(10, "skip"), odd_us, START + 37 * SECOND)
     assert (step.count, step.until_us) == (3, START + 30 * SECOND)
+
+
+@pytest.mark.parametrize(("misfire", "outcome"), [("skip", FireOutcome.MISSED), ("run_once", FireOutcome.COALESCED)])
+def test_all_times_of_the_last_second_are_on_time(misfire: Misfire, outcome: FireOutcome) -> None:
+    tenth = SECOND // 10
+    definition = structs.replace(every(1, misfire), every_us=tenth)
+    step = next_step(definition, recurrence_of(definition), START, START + 5 * SECOND)
+    assert step is not None
+    first_timely = START + 5 * SECOND - MIN_TOLERANCE_US
+    assert (step.outcome, step.until_us, step.next_us) == (outcome, first_timely - tenth, first_timely)
+    assert step.count == (first_timely - START) // tenth

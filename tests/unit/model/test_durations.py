@@ -86,3 +86,9 @@ def test_short_text_can_be_read_again(seconds: float) -> None:
 )  # fmt: skip
 def test_short_text_for_people(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize("text", ["--5", "+-5", "-+5", "++5", "- -5", "--5s"])
+def test_a_duration_has_one_sign(text: str) -> None:
+    with pytest.raises(ValueError, match="not a duration"):
+        parse_duration(text)

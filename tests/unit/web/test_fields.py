@@ -73,6 +73,7 @@ def test_each_type_has_its_control() -> None:
     assert [label for _, label in fields["mode"].options] == ["fast", "slow"]
     assert (fields["limit"].required, fields["limit"].default, fields["limit"].empty) == (False, "5", "5")
     assert (fields["maybe"].nullable, fields["maybe"].empty) == (True, "null")
+    assert (fields["price"].type, fields["price"].example) == ("decimal number", "12.50")
     assert {name for name, one in fields.items() if one.nullable} == {"maybe"}
     assert fields["order"].example == '{"number": integer, "note": string}'
 
