@@ -64,6 +64,25 @@ def test_a_list_has_the_form_that_was_asked_for(format: Format, text: str, capsy
     assert "".join(f"{line.rstrip()}\n" for line in shown.splitlines()) == text
 
 
+@pytest.mark.parametrize(
+    ("format", "text", "rows"),
+    [
+        (Format.JSON, '{\n  "all": 1\n}\n', '{\n  "all": 1\n}\n'),
+        (Format.YAML, "all: 1\n", "all: 1\n"),
+        (Format.TABLE, "one\ntwo\n", "NAME\nAnn\n"),
+        (Format.NAME, "one\ntwo\n", "Ann\n"),
+    ],
+)
+def test_a_text_and_a_summary_have_the_form_that_was_asked_for(
+    format: Format, text: str, rows: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Printer(format).text("one\ntwo", {"all": 1})
+    assert capsys.readouterr().out == text
+    Printer(format).summary({"all": 1}, [ANN], PEOPLE)
+    shown = capsys.readouterr().out
+    assert "".join(f"{line.rstrip()}\n" for line in shown.splitlines()) == rows
+
+
 def test_json_is_the_values_themselves(capsys: pytest.CaptureFixture[str]) -> None:
     Printer(Format.JSON).many([ANN, BOB], PEOPLE)
     assert json.loads(capsys.readouterr().out) == [ANN, BOB]
