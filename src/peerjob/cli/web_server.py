@@ -121,6 +121,8 @@ class WebServer:
             ssl_cert_reqs=ssl.CERT_NONE if tls is None or tls.client_ca is None else ssl.CERT_REQUIRED,
         )
         try:
+            if tls is not None:
+                tls.read()
             config.load()
         except OSError as error:
             raise OptionError("tls", repr(tls), f"a certificate and its private key ({error})") from None
@@ -140,8 +142,10 @@ class WebServer:
         """Use the present certificate for new connections; the old one stays if the files cannot be read."""
         if self._server is not None and self._tls is not None and self._server.config.ssl is not None:
             try:
+                # OpenSSL would ask the terminal for the password of a key
+                self._tls.read()
                 self._server.config.ssl.load_cert_chain(_path(self._tls.certificate), _path(self._tls.key))
-            except OSError as error:
+            except (OptionError, OSError) as error:
                 logger.error("the certificate of the dashboard stays as it was: %s", error)  # noqa: TRY400  # one line
 
     async def stop(self, grace: float = 0.0) -> None:

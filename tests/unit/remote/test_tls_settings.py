@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
 
-from peerjob import ClientTls, OptionError, ServerTls
+from peerjob import ClientTls, Node, OptionError, ServerTls
+from peerjob.cli.web_server import WebServer
 
 CERTIFICATE, KEY = (f"-----BEGIN {name}-----".encode() for name in ("CERTIFICATE", "PRIVATE KEY"))
 
@@ -56,3 +68,36 @@ def test_a_file_that_is_none_is_named(
 def test_a_client_has_a_certificate_and_a_key_or_none(given: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="both, or none of them"):
         ClientTls(**given).credentials()
+
+
+def test_no_text_of_settings_shows_a_key() -> None:
+    assert "PRIVATE KEY" not in repr(ServerTls(certificate=CERTIFICATE, key=KEY))
+    assert "PRIVATE KEY" not in repr(ClientTls(certificate=CERTIFICATE, key=KEY))
+
+
+async def test_a_key_with_a_password_is_refused_in_words(tmp_path: Path) -> None:
+    """OpenSSL itself would ask the terminal for the password."""
+    certificate, key = pair(tmp_path, NoEncryption())
+    tls = ServerTls(certificate=certificate, key=key)
+    served = WebServer(Node("memory://"), "127.0.0.1:0", tls=tls)
+    await served.start()
+    pair(tmp_path, BestAvailableEncryption(b"secret"))
+    with pytest.raises(OptionError, match=r"a certificate and its private key .*, or the key has a password"):
+        tls.read()
+    with pytest.raises(OptionError, match="or the key has a password"):
+        await WebServer(Node("memory://"), "127.0.0.1:0", tls=tls).start()
+    served.reload()
+    await served.stop()
+
+
+def pair(folder: Path, encryption: KeySerializationEncryption) -> tuple[Path, Path]:
+    """Write a certificate that signs itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    start = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    certificate = made.not_valid_before(start).not_valid_after(start + timedelta(days=1)).sign(key, hashes.SHA256())
+    files = folder / "tls.crt", folder / "tls.key"
+    files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    return files

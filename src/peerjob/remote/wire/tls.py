@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from peerjob.model.errors import OptionError
 
 Pem = str | Path | bytes
 """A file in PEM format, or its content."""
+_NO_PAIR = "a file has something else or is damaged, or the key has a password"
 
 
 class Pems(NamedTuple):
@@ -34,7 +35,7 @@ class ServerTls:
     """
 
     certificate: Pem
-    key: Pem
+    key: Pem = field(repr=False)
     client_ca: Pem | None = None
 
     def __post_init__(self) -> None:
@@ -69,7 +70,7 @@ class ServerTls:
                 context.load_cert_chain(self.certificate, self.key, password="")
         except (ssl.SSLError, OSError) as error:
             pair = f"{_name(self.certificate)} and {_name(self.key)}"
-            return OptionError("tls", pair, f"a certificate and its private key ({_reason(error)})")
+            return OptionError("tls", pair, f"a certificate and its private key ({_reason(error, _NO_PAIR)})")
         if self.client_ca is None or pems.client_ca is None:
             return None
         return _wrong_ca("client_ca", self.client_ca, pems.client_ca)
@@ -90,7 +91,7 @@ class ClientTls:
 
     ca: Pem | None = None
     certificate: Pem | None = None
-    key: Pem | None = None
+    key: Pem | None = field(default=None, repr=False)
     server_name: str | None = None
 
     def __post_init__(self) -> None:
@@ -117,7 +118,7 @@ def _wrong_ca(option: str, pem: Pem, content: bytes) -> OptionError | None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
     except ssl.SSLError as error:
-        return OptionError(option, _name(pem), f"certificates ({_reason(error)})")
+        return OptionError(option, _name(pem), f"certificates ({_reason(error, 'none can be read')})")
     return None
 
 
@@ -128,9 +129,10 @@ def _name(pem: Pem) -> str:
     return "… (PEM text, which must be bytes)" if "-----BEGIN" in str(pem) else str(pem)
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError, without: str) -> str:
+    """The reason of an error; `without`, if OpenSSL names none."""
     reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-    return (reason or str(error)).replace("_", " ").lower()
+    return (reason or without).replace("_", " ").lower()
 
 
 def _read(option: str, pem: Pem) -> bytes:
