@@ -46,12 +46,18 @@ class CallParameters:
         is_plain = PLAIN.issuperset(types) and self._min_args <= self._max_args == len(types)
         self._plain_types = types if is_plain else None
         """The types of all parameters, if a call with such values fits and needs no check to be encoded; else None."""
+        is_untyped = all(position.exact is ANYTHING for position in self._positions)
+        self._untyped_counts = range(self._min_args if is_untyped else 1, self._max_args + 1 if is_untyped else 0)
+        """How many values fit, of whatever types; none if a parameter has a type."""
 
     # -- before a call is stored -------------------------------------------------------------------------------
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Encode the given arguments as they are stored; raises ArgumentError with every reason why they do not fit."""
-        plain = not kwargs and list(map(type, args)) == self._plain_types
+        plain = not kwargs and (
+            list(map(type, args)) == self._plain_types
+            or (len(args) in self._untyped_counts and PLAIN.issuperset(map(type, args)))
+        )
         if plain or self._fits(args, kwargs):
             try:
                 return encode_arguments(args, kwargs, plain=plain)

@@ -296,7 +296,19 @@ class NodeJobManager(Manager):
         if isinstance(target, str):
             return self._schedule_kind(target, args, kwargs)
         call = self._call_encoder.resolve(cast("object", target), args, kwargs)
-        id = "" if id is None else checked_new_id(id, self.clock.time_us())
+        stored = self._store_directly(runtime, call, "" if id is None else checked_new_id(id, self.clock.time_us()))
+        if isinstance(stored, NewInstance):
+            return Instance(self, fresh_record(stored, self.clock.time_us()), job=call.job)
+        return stored
+
+    def store_directly(self, call: Call[Any]) -> str | Coroutine[Any, Any, Instance[Any]]:
+        stored = self._store_directly(self._need_runtime(), call, "")
+        return stored.id if isinstance(stored, NewInstance) else stored
+
+    def _store_directly(
+        self, runtime: NodeRuntime, call: Call[Any], id: str
+    ) -> NewInstance | Coroutine[Any, Any, Instance[Any]]:
+        """Store one run, and return what is stored now, or a coroutine that finds or stores the instance."""
         job, direct = call.job, runtime.direct_calls
         is_plain = self._tracing is None and job.policy.on_state_change is None and not self._is_elsewhere(job)
         if direct is None or not is_plain or not self._needs_no_check(runtime, job):
@@ -310,7 +322,7 @@ class NodeJobManager(Manager):
                 raise
             return self._add_again(runtime, job, new, id)
         if answer.is_new and not (id and answer.repeated):
-            return Instance(self, fresh_record(new, self.clock.time_us()), job=job)
+            return new
         return self._added_before(runtime, job, new, answer, id)
 
     async def _add_again(

@@ -24,12 +24,11 @@ from .framework import (
     Task,
     TaskResult,
     TaskResultDoesNotExist,
-    TaskResultStatus,
     task_enqueued,
 )
 from .jobs import job_for
 from .options import BackendOptions, read_options
-from .results import result_of
+from .results import READY, PeerjobResult, result_of
 from .task_store import TaskStore, task_store_of
 from .tasks import PeerjobTask, moment
 from .values import as_json
@@ -95,25 +94,32 @@ class TaskBackend(BaseTaskBackend):
         StoreFullError if the store cannot take the run, and TableError for an outbox without tables.
         """
         job = self._checked_job(task)
-        args, kwargs = as_json(args), as_json(kwargs)
+        args, kwargs = as_json(args), as_json(kwargs) if kwargs else {}
         call = Call(job, tuple(args), kwargs)
-        tasks, options = self._tasks, self.checked_options
+        options = self.checked_options
         outbox = options.outbox_alias
         if outbox is not None:
-            id = tasks.outbox.schedule_in_autocommit(connections[outbox], call).id
+            id = self._tasks.outbox.schedule_in_autocommit(connections[outbox], call).id
         elif options.enqueue_on_commit and (waiting := open_transactions()):
-            result = self._result(task, tasks.new_id(call), args, kwargs)
-
-            def store() -> None:
-                tasks.store(result.id, call)
-                self._enqueued(result)
-
-            after_commit(waiting, store)
-            return result
+            return self._enqueue_later(waiting, task, call, args)
         else:
-            id = tasks.store_new(call).id
-        result = self._result(task, id, args, kwargs)
-        self._enqueued(result)
+            id = self._tasks.store_new(call)
+        result = self._result(task, id, args, kwargs, moment(id_time_us(id)))
+        task_enqueued.send_robust(type(self), task_result=result)
+        return result
+
+    def _enqueue_later(self, waiting: set[str], task: Task[P, R], call: Call[Any], args: list[Any]) -> TaskResult[P, R]:
+        """Store a task when these transactions commit."""
+        tasks, id = self._tasks, self._tasks.new_id(call)
+        # a change of the result must not change the call
+        result = self._result(task, id, as_json(args), as_json(call.kwargs), None)
+
+        def store() -> None:
+            tasks.store(id, call)
+            object.__setattr__(result, "enqueued_at", moment(id_time_us(id)))
+            task_enqueued.send_robust(type(self), task_result=result)
+
+        after_commit(waiting, store)
         return result
 
     def _checked_job(self, task: AnyTask) -> Job[..., Any, Any]:
@@ -132,12 +138,15 @@ class TaskBackend(BaseTaskBackend):
             self._jobs[id(task)] = task, job
         return job
 
-    def _result(self, task: Task[P, R], id: str, args: list[Any], kwargs: dict[str, Any]) -> TaskResult[P, R]:
-        return TaskResult(
+    def _result(
+        self, task: Task[P, R], id: str, args: list[Any], kwargs: dict[str, Any], enqueued_at: datetime | None
+    ) -> TaskResult[P, R]:
+        """A result whose arguments are as JSON has them."""
+        result: TaskResult[Any, Any] = PeerjobResult(
             task=task,
             id=id,
-            status=TaskResultStatus.READY,
-            enqueued_at=None,
+            status=READY,
+            enqueued_at=enqueued_at,
             started_at=None,
             finished_at=None,
             last_attempted_at=None,
@@ -147,6 +156,7 @@ class TaskBackend(BaseTaskBackend):
             errors=[],
             worker_ids=[],
         )
+        return result
 
     def get_result(self, result_id: str) -> AnyResult:
         """Read a result; raises TaskResultDoesNotExist, also after retention has removed it."""
@@ -194,10 +204,6 @@ class TaskBackend(BaseTaskBackend):
         except OptionError as error:
             raise InvalidTaskBackend(f"TASKS[{self.alias!r}]['OPTIONS']: {error}") from error
 
-    def _enqueued(self, result: AnyResult) -> None:
-        object.__setattr__(result, "enqueued_at", moment(id_time_us(result.id)))
-        task_enqueued.send_robust(type(self), task_result=result)
-
 
 def _is_datetime(value: object) -> bool:
     return isinstance(value, datetime)
@@ -205,7 +211,14 @@ def _is_datetime(value: object) -> bool:
 
 def open_transactions() -> set[str]:
     """The aliases of the databases with an open transaction in this thread."""
-    return {connection.alias for connection in connections.all(initialized_only=True) if connection.in_atomic_block}
+    # as connections.all(initialized_only=True), which looks twice for each connection
+    handler: Any = connections
+    made, waiting = handler._connections, set[str]()
+    for alias in connections:
+        connection = getattr(made, alias, None)
+        if connection is not None and connection.in_atomic_block:
+            waiting.add(connection.alias)
+    return waiting
 
 
 def after_commit(aliases: set[str], call: Callable[[], None]) -> None:

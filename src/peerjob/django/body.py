@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from traceback import format_exception
-from typing import Any
+from typing import Any, cast
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.db import close_old_connections, connections
@@ -19,14 +19,15 @@ from peerjob.model.ids import id_time_us
 from peerjob.model.policy import FinishedResult
 
 from .framework import (
-    AnyResult,
     AnyTask,
     TaskContext,
     TaskError,
     TaskResultStatus,
+    normalize_json,
     task_finished,
     task_started,
 )
+from .results import PeerjobResult
 from .tasks import moment, parts_of
 from .values import as_json
 
@@ -107,7 +108,7 @@ class _TaskRun:
         context, now = Context.current(), timezone.now()
         _, queue = parts_of(context.kind)
         worker = context.worker
-        self.result = AnyResult(
+        self.result = PeerjobResult(
             task=replace(task, backend=alias, queue_name=queue),
             id=context.id,
             status=TaskResultStatus.RUNNING,
@@ -115,8 +116,8 @@ class _TaskRun:
             started_at=now,
             finished_at=None,
             last_attempted_at=now,
-            args=list(args),
-            kwargs=kwargs,
+            args=cast("list[Any]", normalize_json(args)),
+            kwargs=cast("dict[str, Any]", normalize_json(kwargs)),
             backend=alias,
             errors=[],
             # the names of earlier workers are in the store, and refresh() reads them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -35,7 +36,7 @@ class BackendOptions:
     enqueue_on_commit: bool = True
     outbox: bool | str = False
 
-    @property
+    @functools.cached_property
     def outbox_alias(self) -> str | None:
         """The alias of the database with the outbox; None without one."""
         return ("default" if self.outbox is True else self.outbox) or None

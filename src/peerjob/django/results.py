@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from typing import Any, cast
 
 from peerjob import Instance, State
 from peerjob.model.codec import decode_value
 from peerjob.model.ids import id_time_us
 
-from .framework import AnyResult, AnyTask, TaskError, TaskResultDoesNotExist, TaskResultStatus
+from .framework import AnyResult, AnyTask, TaskError, TaskResultDoesNotExist, TaskResultStatus, normalize_json
 from .tasks import find_stored_task, moment, parts_of
 
 MEDIUM = 5
 """The number in peerjob of Django's priority 0."""
-
+READY = TaskResultStatus.READY
+"""Each call of `enqueue` needs it, and Python finds a name of a module in a small part of the time."""
 _STATUS = {
     State.PROCESSING: TaskResultStatus.RUNNING,
     State.COMPLETED: TaskResultStatus.SUCCESSFUL,
@@ -23,6 +25,15 @@ _STATUS = {
     State.TIMED_OUT: TaskResultStatus.FAILED,
 }
 _NO_ERROR = {State.CANCELLED: "peerjob.JobCancelled", State.TIMED_OUT: "peerjob.JobTimedOut"}
+
+
+class PeerjobResult(AnyResult):
+    """A result of a task, whose arguments the caller has normalized."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Leave out Django's method, which normalizes the arguments again."""
 
 
 def priority_of(django: int) -> int:
@@ -43,7 +54,7 @@ def result_of(alias: str, instance: Instance[object]) -> AnyResult:
 def _of_task(alias: str, task: AnyTask, instance: Instance[object]) -> AnyResult:
     record = instance.record
     runs = [entry for entry in record.history if entry.state is State.PROCESSING]
-    made = AnyResult(
+    made = PeerjobResult(
         task=task,
         id=instance.id,
         status=_STATUS.get(record.state, TaskResultStatus.READY),
@@ -51,8 +62,8 @@ def _of_task(alias: str, task: AnyTask, instance: Instance[object]) -> AnyResult
         started_at=moment(runs[0].at_us) if runs else None,
         finished_at=_finished_at(instance),
         last_attempted_at=moment(runs[-1].at_us) if runs else None,
-        args=list(instance.args),
-        kwargs=instance.kwargs,
+        args=cast("list[Any]", normalize_json(instance.args)),
+        kwargs=cast("dict[str, Any]", normalize_json(instance.kwargs)),
         backend=alias,
         errors=_errors(instance),
         # runs that a node handed back or lost do not count as attempts

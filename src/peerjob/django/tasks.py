@@ -19,7 +19,7 @@ from peerjob import OptionError
 from peerjob.model.clock import to_datetime
 from peerjob.model.policy import Options, checked
 
-from .framework import DEFAULT_TASK_QUEUE_NAME, AnyTask, InvalidTask, Task
+from .framework import DEFAULT_TASK_QUEUE_NAME, AnyTask, BaseTaskBackend, InvalidTask, Task, task_backends
 
 T = TypeVar("T", bound=AnyTask)
 
@@ -37,6 +37,10 @@ class PeerjobTask(AnyTask):
 
     options: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
     """Options of a job, as `peerjob.job` takes them."""
+
+    def get_backend(self) -> BaseTaskBackend:
+        """The backend, as in Django, whose method runs an import statement for each call."""
+        return task_backends[self.backend]
 
 
 def with_options(**options: Unpack[Options]) -> Callable[[T], T]:

@@ -9,6 +9,7 @@ from .framework import normalize_json
 
 _SAME = frozenset({str, int, bool, type(None)})
 """Types whose values JSON gives back as they are."""
+_NAME = frozenset({str})
 _encode = json.JSONEncoder(allow_nan=False).encode
 
 
@@ -24,6 +25,6 @@ def as_json(value: object) -> Any:
             return list(items)
     elif type(value) is dict:
         named = cast("dict[object, object]", value)
-        if _SAME.issuperset(map(type, named.values())) and all(type(name) is str for name in named):
+        if _SAME.issuperset(map(type, named.values())) and _NAME.issuperset(map(type, named)):
             return dict(named)
     return json.loads(_encode(normalize_json(value)))

@@ -24,6 +24,12 @@ class DirectScheduling:
         )
         return rest
 
+    def store_directly(self, call: Any) -> str | Coroutine[Any, Any, Instance[Any]]:
+        """Like `schedule_directly`, for a caller that needs only the id: no instance is made."""
+        manager: Any = self
+        rest: Coroutine[Any, Any, Instance[Any]] = manager.schedule(call)
+        return rest
+
     def lookup_directly(self, uuid: object, job: object = None) -> Instance[Any] | None:
         """Read one instance from a thread without an event loop; None if only `lookup_instance` can do that now."""
         return None

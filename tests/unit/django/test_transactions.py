@@ -68,6 +68,18 @@ async def test_a_savepoint_that_is_rolled_back_takes_its_tasks_along(node: Node)
     assert dropped.enqueued_at is None
 
 
+async def test_a_change_of_the_result_before_the_commit_changes_no_argument(node: Node) -> None:
+    def request() -> AnyResult:
+        with transaction.atomic():
+            result = tasks.returns.enqueue([1, {"name": "ann"}])
+            result.args[0][1]["name"] = "bob"
+            result.args[0].append(2)
+        return result
+
+    instance = await node.lookup_instance((await sync(request)).id)
+    assert instance.args == ([1, {"name": "ann"}],)
+
+
 @pytest.mark.parametrize(("outer", "inner"), [("default", "other"), ("other", "default")])
 async def test_the_last_commit_of_two_databases_counts(node: Node, outer: str, inner: str) -> None:
     def request() -> AnyResult:

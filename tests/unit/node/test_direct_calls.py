@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from peerjob import Job, Node, StoreUnavailableError, UnknownInstanceError
+from peerjob import Instance, Job, Node, StoreUnavailableError, UnknownInstanceError
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import Enqueued, NewInstance, Record
 from peerjob.testing import running_node
@@ -40,6 +40,18 @@ class Answering(Away):
         return [None]
 
 
+class Storing(Away):
+    """Direct calls to a store that stores each instance."""
+
+    def __init__(self, retry_for: float) -> None:
+        super().__init__(retry_for)
+        self.stored: list[NewInstance] = []
+
+    def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
+        self.stored += instances
+        return [Enqueued(new.id, True) for new in instances]
+
+
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
     async with running_node(WORK, clock=SystemClock(), workers=0) as node:
@@ -60,6 +72,27 @@ async def test_an_attempt_that_has_failed_soon_is_repeated_on_the_event_loop(nod
     assert await node.count() == 2
     assert node.lookup_directly(made.id, WORK) is None
     assert away.calls == ["enqueue", "get"]
+
+
+async def test_a_caller_that_needs_only_the_id_has_its_attempt_repeated_too(node: Node) -> None:
+    await node.schedule(WORK, 1)
+    away = use(node, Away(retry_for=600))
+    again = node.store_directly(WORK.call(2))
+    assert inspect.isawaitable(again)
+    assert (await again).args == (2,)
+    assert await node.count() == 2
+    assert away.calls == ["enqueue"]
+
+
+async def test_a_call_that_is_stored_at_once_gives_its_id(node: Node) -> None:
+    await node.schedule(WORK, 1)
+    storing = Storing(retry_for=600)
+    use(node, storing)
+    id = node.store_directly(WORK.call(2))
+    made = node.schedule_directly(WORK, (3,), {})
+    assert isinstance(made, Instance)
+    assert [id, made.id] == [new.id for new in storing.stored]
+    assert made.args == (3,)
 
 
 async def test_an_attempt_that_took_the_whole_time_of_a_call_raises(node: Node) -> None:

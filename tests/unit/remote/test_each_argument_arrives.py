@@ -146,7 +146,11 @@ QUERY_VERBS = {
 FILTER_VERBS = ("clear_instances", "clear_history", "clear_logs")
 ELSEWHERE = {
     *("register", "unregister", "job", "jobs", "read_result", "detached_value", "injected_as"),  # ask no store
-    *("lookup_directly", "schedule_directly"),  # are the sync form of a verb, for threads without an event loop
+    *(
+        "lookup_directly",
+        "schedule_directly",
+        "store_directly",
+    ),  # are the sync form of a verb, for threads without an event loop
     *("keep_line", "keep_audit"),  # reach the store in the background
     *("registered_jobs", "leader", "nodes", "stats", "schedules"),  # read no more or less for their arguments
     "activity",  # is answered from memory for a second
