@@ -269,7 +269,8 @@ async def test_an_open_dashboard_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="web_listen"):
         WebServer(node, "8080")
     missing = WebServer(node, "127.0.0.1:0", tls=ServerTls(certificate=tmp_path / "c", key=tmp_path / "k"))
-    with pytest.raises(OptionError, match=r"certificate: expected a file in PEM format that can be read \(No such file or directory\)"):
+    expected = r"certificate: expected a file in PEM format that can be read \(No such file or directory\)"
+    with pytest.raises(OptionError, match=expected):
         await missing.start()
 
 
