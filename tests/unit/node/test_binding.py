@@ -24,6 +24,7 @@ from typing import (
     Union,
     Unpack,
     cast,
+    get_args,
 )
 from uuid import UUID
 
@@ -37,13 +38,14 @@ from hypothesis import strategies as st
 from typing_extensions import TypeAliasType
 
 from peerjob.handles.blocking import BlockingVerbs
+from peerjob.handles.blocking_context import BlockingContext
 from peerjob.handles.blocking_handles import BlockingInstance
 from peerjob.handles.context import Context
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.codec import decode_value, encode_value
 from peerjob.model.errors import ArgumentError, DecodeError, OptionError
-from peerjob.model.injected import INJECTED, PLACEHOLDER, Depends
+from peerjob.model.injected import INJECTED, PLACEHOLDER, Depends, Injection
 from peerjob.model.job import Job, job
 from peerjob.model.worker import Worker
 from peerjob.node.body.binding import Binding, StoredArgumentError
@@ -396,6 +398,22 @@ def test_fields_that_cannot_be_resolved_take_anything() -> None:
     assert (found.known, found.unknown) == (1, "2")
 
 
+@pytest.mark.parametrize("define", [dataclass, attrs.define], ids=["dataclass", "attrs"])
+def test_a_field_that_is_declared_again_has_the_later_type_if_another_cannot_be_resolved(define: Any) -> None:
+    @define
+    class Base:
+        number: int
+        same: int
+
+    @define
+    class Derived(Base):
+        number: str  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
+        unknown: "Undefined"  # type: ignore[name-defined]  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
+
+    found = converted(Derived, {"number": "1", "same": "2", "unknown": "3"})
+    assert (found.number, found.same, found.unknown) == ("1", 2, "3")
+
+
 class Box(pydantic.BaseModel, Generic[T]):
     item: T
 
@@ -736,9 +754,6 @@ def uses_resource(db: str = Depends(lambda: "db")) -> None: ...
 def uses_context(ctx: Context, worker: Worker) -> None: ...
 
 
-async def blocks(node: BlockingVerbs) -> None: ...
-
-
 def marked(x: int = INJECTED) -> None: ...
 
 
@@ -749,7 +764,6 @@ REFUSED: list[tuple[Any, str, str]] = [
     (lambda: 1, "process", "run_in: .*cannot be imported by name"),
     (uses_instance, "process", "one: expected Context alone"),
     (uses_resource, "process", "db: expected Context alone"),
-    (blocks, "auto", "node: .*must not block"),
     (marked, "auto", "x: expected Context, Instance"),
 ]
 
@@ -762,6 +776,55 @@ def test_what_can_never_run_is_refused(executor: Any, run_in: Any, problem: str)
 
 def test_a_context_in_a_process_is_fine() -> None:
     assert bound(uses_context, run_in="process").mode("process") == "process"
+
+
+SUPPLIED: dict[str, Any] = {
+    "context": Context,
+    "manager": Manager,
+    "instance": Instance[int],
+    "worker": Worker,
+    "blocking manager": BlockingVerbs,
+    "blocking instance": BlockingInstance[int],
+    "blocking context": BlockingContext,
+}
+"""All that a node supplies by annotation."""
+
+
+@pytest.mark.parametrize("optional", [False, True])
+@pytest.mark.parametrize(("run_in", "is_async"), [("auto", False), ("async", False), ("auto", True)])
+@pytest.mark.parametrize("injected", get_args(Injection))
+def test_an_async_function_gets_no_twin_that_blocks(
+    injected: Injection, run_in: str, is_async: bool, optional: bool
+) -> None:
+    def asks(it: Any) -> None: ...
+    async def asks_later(it: Any) -> None: ...
+
+    executor = asks_later if is_async else asks
+    executor.__annotations__ = {"it": SUPPLIED[injected] | None if optional else SUPPLIED[injected]}
+    if is_async and injected.startswith("blocking"):
+        with pytest.raises(OptionError, match=r"it: .*must not block"):
+            bound(executor, run_in=run_in)
+    else:
+        assert [parameter.injected for parameter in bound(executor, run_in=run_in).signature.supplied] == [injected]
+
+
+def asks_for_context(it: Context) -> None: ...
+def asks_for_manager(it: Manager) -> None: ...
+def asks_for_instance(it: Instance[int]) -> None: ...
+def asks_for_worker(it: Worker) -> None: ...
+def asks_for_blocking_manager(it: BlockingVerbs) -> None: ...
+def asks_for_blocking_instance(it: BlockingInstance[int]) -> None: ...
+def asks_for_blocking_context(it: BlockingContext) -> None: ...
+
+
+@pytest.mark.parametrize("injected", get_args(Injection))
+def test_a_process_gets_only_what_needs_no_node(injected: Injection) -> None:
+    executor = globals()[f"asks_for_{injected.replace(' ', '_')}"]
+    if injected in ("context", "worker"):
+        assert bound(executor, run_in="process").mode("process") == "process"
+    else:
+        with pytest.raises(OptionError, match="it: expected Context alone"):
+            bound(executor, run_in="process")
 
 
 def test_a_handle_cannot_run() -> None:

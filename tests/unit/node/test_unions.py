@@ -1,6 +1,7 @@
 """Unions: classes that are stored alike are refused at registration, all others keep their class."""
 
 import collections
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum, StrEnum
@@ -128,6 +129,56 @@ class Branches:
     pet: Dog | Cat
 
 
+@dataclass
+class Tree:
+    """The field of its own class has no `None` in its annotation: so a class is often written."""
+
+    name: str
+    parent: "Tree" = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+@dataclass
+class Bush:
+    name: str
+    parent: "Bush" = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+@attrs.define
+class AttrsTree:
+    name: str
+    parent: "AttrsTree" = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+class ModelTree(pydantic.BaseModel):
+    name: str
+    parent: "ModelTree" = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+class StructTree(msgspec.Struct):
+    name: str
+    parent: "StructTree" = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+@dataclass
+class Left:
+    """With `Right`, a circle of two classes."""
+
+    name: str
+    parent: "Right" = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+@dataclass
+class Right:
+    name: str
+    parent: "Left" = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+@dataclass
+class NumberedTree:
+    name: int
+    parent: "NumberedTree" = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
 class Red(Enum):
     R = 1
 
@@ -157,7 +208,8 @@ def chosen(value: Any) -> str:
     return "cat"
 
 
-ALIKE = [
+TREES: list[Any] = [Tree, Bush, AttrsTree, ModelTree, StructTree, Left, Right]
+ALIKE: list[Any] = [
     Dog | Cat,
     Dog | Cat | None,
     list[Dog | Cat],
@@ -181,6 +233,7 @@ ALIKE = [
     Blue | str,
     Red | Literal[1],
     set[Red | Green],
+    *(first | other for first, other in itertools.combinations(TREES, 2)),
 ]
 
 
@@ -242,6 +295,14 @@ def test_members_with_different_forms_keep_their_class(annotation: Any, values: 
     for value in values:
         (found,), _ = binding.arguments(binding.encode((value,), {}), Context(id="run"))
         assert same(found, value), value
+
+
+@pytest.mark.parametrize("other", TREES, ids=lambda other: other.__name__)
+def test_classes_with_a_field_of_themselves_are_told_apart_by_another_field(other: Any) -> None:
+    def takes(value: Any) -> Any: ...
+
+    takes.__annotations__ = {"value": NumberedTree | other}
+    assert Binding(Job("kind", takes)).signature.positional[0].name == "value"
 
 
 def test_a_validator_of_ones_own_chooses() -> None:
