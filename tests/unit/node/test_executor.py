@@ -458,6 +458,44 @@ async def test_growing_and_shrinking_with_work_under_way() -> None:
     await until(lambda: threads_of("growing") == 0)
 
 
+async def test_work_that_was_given_up_makes_room_for_another_thread_only_until_it_ends() -> None:
+    pool = ThreadPool(2, "given-up")
+
+    async def give_up(gate: threading.Event) -> None:
+        began = threading.Event()
+
+        def work() -> None:
+            began.set()
+            gate.wait(60)
+
+        waiting = asyncio.create_task(pool.run(work, _raise_given_up))
+        await until(began.is_set)
+        waiting.cancel()
+        with pytest.raises(_GivenUpError):
+            await waiting
+
+    for _ in range(3):
+        gate = threading.Event()
+        for _ in range(2):
+            await give_up(gate)
+        wait = functools.partial(threading.Barrier(2).wait, 60)
+        await asyncio.gather(*(pool.run(wait, lambda: None) for _ in range(2)))
+        gate.set()
+        await until(lambda: threads_of("given-up") <= 2)
+        await asyncio.gather(*(pool.run(lambda: None, lambda: None) for _ in range(12)))
+        assert threads_of("given-up") <= 2
+    pool.close()
+    await until(lambda: threads_of("given-up") == 0)
+
+
+class _GivenUpError(Exception):
+    pass
+
+
+def _raise_given_up() -> None:
+    raise _GivenUpError
+
+
 async def test_a_closed_executor_has_no_thread_left() -> None:
     executor = Executor(clock=SystemClock(), threads=2, resources=Resources(), pool=ThreadPool(2, "closing"))
     await run(executor, lambda: None)

@@ -335,6 +335,26 @@ async def test_one_that_hangs_shows_as_stuck_and_is_given_up(monkeypatch: pytest
         assert "longer than 0.5 s" in line
 
 
+@pytest.mark.parametrize("name", ["on_complete", "on_state_change", "on_terminate"])
+async def test_one_that_is_given_up_is_cancelled(clock: VirtualClock, name: str) -> None:
+    began, ended = list[float](), list[float]()
+
+    async def hang(instance: Instance[Any], _: object) -> None:
+        began.append(clock.elapsed())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(clock.elapsed())
+
+    body: Any = broken if name == "on_terminate" else lambda: 42
+    options: dict[str, Any] = {name: hang}
+    async with running_node(Job("work", body, **options), clock=clock) as node:
+        await node.schedule("work")
+        await clock.advance(300)
+        assert began
+        assert ended == [pytest.approx(at + 60, abs=0.1) for at in began]
+
+
 async def test_threads_that_hang_do_not_keep_other_processors_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peerjob.node.work.processors.LIMIT", 0.1)
     leave = threading.Event()

@@ -1,9 +1,13 @@
 """Waiting for ends and watching what happens, here and from other nodes."""
 
 import asyncio
-from typing import Any
+import itertools
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
 from peerjob import (
     INJECTED,
@@ -15,10 +19,14 @@ from peerjob import (
     NodeStateError,
     Query,
     State,
+    Store,
     UnknownInstanceError,
 )
-from peerjob.model.record import MAX_BATCH
+from peerjob.model.record import MAX_BATCH, Record
+from peerjob.node.manager.call_encoder import fresh_record
+from peerjob.node.manager.waiters import Waiters
 from peerjob.testing import VirtualClock, drain, running_node
+from peerjob.testing.factories import Factory
 from support.factories import flaky_store, running_nodes, shared_url
 
 
@@ -108,6 +116,40 @@ async def test_many_may_wait_for_one_and_one_for_many(clock: VirtualClock) -> No
         results = await clock.run(asyncio.gather(*waits))
         assert results == [1 + number / 1000 for number in range(1000)] + [1.0] * 50
         assert flaky.calls["watch_final"] <= 20
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late"])
+@pytest.mark.parametrize("gone", [gone for size in range(3) for gone in itertools.combinations(range(3), size)])
+async def test_waiters_that_give_up_as_the_answer_comes_leave_the_others_theirs(
+    clock: VirtualClock, gone: tuple[int, ...], how: str
+) -> None:
+    (new,) = Factory(clock).instances(1)
+    record = structs.replace(fresh_record(new, clock.time_us()), state=State.COMPLETED)
+
+    async def watch_final(incarnation: str, ids: Sequence[str]) -> list[Record]:
+        if how == "cancelled":
+            for number in gone:
+                waits[number].cancel()
+        else:
+            await asyncio.sleep(1)  # the futures of those that time out are done, and their tasks go on after this one
+        return [record]
+
+    waiters = Waiters(clock, cast(Store, SimpleNamespace(watch_final=watch_final)), lambda: "one")
+    waits = [
+        asyncio.ensure_future(waiters.final(record.id, 1 if how == "late" and number in gone else None))
+        for number in range(3)
+    ]
+    await asyncio.sleep(0)
+    waiters.start()
+    await clock.run(asyncio.wait(waits), limit=10)
+    for number, wait in enumerate(waits):
+        if number not in gone:
+            assert wait.result() is record
+        elif how == "cancelled":
+            assert wait.cancelled()
+        else:
+            assert wait.exception() is None or isinstance(wait.exception(), TimeoutError)
+    await clock.run(waiters.stop())
 
 
 async def test_a_timeout_is_a_timeout_error_and_leaves_nothing_behind(clock: VirtualClock) -> None:
