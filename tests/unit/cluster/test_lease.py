@@ -1,6 +1,6 @@
 """How far a lease may be trusted, when it says so, and whether its node may take others for dead."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -171,11 +171,36 @@ async def test_a_renewal_that_failed_is_no_steady_time(renewing: RenewedLease) -
     assert lease.may_reap
 
 
-async def test_a_stopped_lease_is_not_trusted(renewing: RenewedLease) -> None:
+async def stopped(renewing: RenewedLease) -> None:
+    await renewing.clock.run(renewing.lease.stop())
+
+
+async def declared_dead(renewing: RenewedLease) -> None:
+    await renewing.store.inner.leave(renewing.lease.incarnation)
+    renewing.lease.renew_soon()
+    await renewing.clock.settle()
+    assert renewing.heard.dead == [renewing.lease.incarnation]
+
+
+async def with_another_layout(renewing: RenewedLease) -> None:
+    renewing.store.refuse(LayoutError("another layout", found=99, known=1), "renew")
+    renewing.lease.renew_soon()
+    await renewing.clock.settle()
+
+
+async def without_its_loop(renewing: RenewedLease) -> None:
+    await renewing.clock.run(renewing.lease.end_without_loop())
+
+
+@pytest.mark.parametrize("end", [stopped, declared_dead, with_another_layout, without_its_loop])
+async def test_a_lease_that_has_ended_is_not_trusted(
+    renewing: RenewedLease, end: Callable[[RenewedLease], Awaitable[None]]
+) -> None:
     await renewing.clock.advance(1)
     assert renewing.lease.trusted
-    await renewing.clock.run(renewing.lease.stop())
+    await end(renewing)
     assert not renewing.lease.trusted
+    assert not renewing.lease.may_reap
 
 
 async def test_a_stop_waits_until_no_renewal_is_in_flight(renewing: RenewedLease) -> None:

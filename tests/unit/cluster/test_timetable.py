@@ -128,6 +128,22 @@ def test_the_last_row_of_each_decides_however_often_it_was_written(rows: list[tu
     assert len(table) == len(expected)
 
 
+@given(seconds=st.lists(st.integers(0, 50), min_size=60, max_size=60), times=st.integers(3, 6))
+def test_many_schedules_stay_in_order_when_old_rows_are_left_out(seconds: list[int], times: int) -> None:
+    """Above twice their number and a hundred rows, the rows that no longer count are left out."""
+    table = Timetable()
+    expected: dict[str, int] = {}
+    for time in range(times):
+        for number, second in enumerate(seconds):
+            expected[str(number)] = (second * (time + 1) + 7 * number) % 51
+            table.put(row(str(number), NOW + expected[str(number)] * SECOND, time + 1))
+    taken: dict[str, int] = {}
+    for second in range(51):
+        table.look(NOW + second * SECOND)
+        taken |= dict.fromkeys(names(table.take_timely(99)), second)
+    assert taken == expected
+
+
 def test_a_row_that_is_read_again_takes_its_place_anew() -> None:
     """With the revision that it had: a fire that was refused as stale changes none."""
     table = Timetable()

@@ -136,6 +136,24 @@ async def test_many_failures_of_a_kind_are_counted_in_one_line(
         assert [level for level, _ in entries(caplog)] == ["ERROR"]
 
 
+async def test_each_second_has_a_count_of_its_own(clock: VirtualClock, caplog: pytest.LogCaptureFixture) -> None:
+    failed = {"one": (100, 0, 21, 3), "other": (0, 30, 0, 0)}
+    async with running_node(*(Job(kind, broken) for kind in failed), clock=clock, workers=100) as node:
+        for second in range(4):
+            caplog.clear()
+            calls = [Job(kind).call() for kind, counts in failed.items() for _ in range(counts[second])]
+            await node.schedule_many(calls)
+            await drain(node)
+            await clock.advance(2)
+            counted = {kind: counts[second] - MAX_PER_SECOND for kind, counts in failed.items()}
+            assert [message.split(" failed")[0] for level, message in entries(caplog) if level == "WARNING"] == [
+                f"{count} more attempts of {kind!r}" for kind, count in counted.items() if count > 0
+            ]
+            assert [level for level, _ in entries(caplog)].count("ERROR") == sum(
+                min(counts[second], MAX_PER_SECOND) for counts in failed.values()
+            )
+
+
 async def test_counted_failures_are_logged_when_the_node_stops(caplog: pytest.LogCaptureFixture) -> None:
     async with Node("memory://", jobs=[Job("charge", broken)]) as node:
         instances = await node.schedule_many(Job("charge").call() for _ in range(MAX_PER_SECOND + 5))

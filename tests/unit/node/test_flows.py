@@ -30,7 +30,10 @@ from peerjob import (
 )
 from peerjob.handles.flow_instance import graph_of
 from peerjob.model.durable import FLOW_KIND, MAX_NEEDS_CALL
+from peerjob.model.job import Call
 from peerjob.model.record import Held, NewChild
+from peerjob.node.manager.flow_encoder import FlowEncoder
+from peerjob.node.manager.flows import FLOW_JOB
 from peerjob.node.work import references
 from peerjob.testing import VirtualClock, running_node
 from support.factories import durable_store, flaky_store
@@ -340,6 +343,20 @@ async def test_the_limit_counts_kept_results_and_new_ones_together(node: Node, m
     with pytest.raises(JobFailed, match=r"16 bytes of results of other members, over the limit of 10"):
         await again[end].result(10)
     assert RUNS == {"fetch xxxxxx": 1}
+
+
+@pytest.mark.parametrize("damaged", ["graph", "arguments"])
+async def test_a_flow_that_cannot_be_read_is_not_tried_again(node: Node, damaged: str) -> None:
+    flow = Flow("import")
+    flow.add(fetch.call("x"))
+    graph, arguments = await FlowEncoder(node._call_encoder, flow).encoded()  # pyright: ignore[reportPrivateUsage]
+    graph, arguments = (b"\xc1", arguments) if damaged == "graph" else (graph, b"\xc1")
+    runtime = node._need_runtime()  # pyright: ignore[reportPrivateUsage]
+    call = Call(FLOW_JOB, ("import", graph, arguments), {})
+    run = await node._schedule_call(runtime, call, "")  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(JobFailed, match="cannot be read"):
+        await run.result(100)
+    assert (await run.refresh()).attempts == 1
 
 
 async def test_the_kind_of_flows_belongs_to_no_job_and_no_list(node: Node) -> None:

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 
 from peerjob import Job, Limit, Metrics, Query
+from peerjob.model.activity_sample import ActivityRow
 from peerjob.model.firing import Fire, FireOutcome, FireRecord
+from peerjob.model.record import Ack, Action, Claim, Outcome
+from peerjob.node.observe.activity import ActivityCounts
 from peerjob.node.observe.metrics import catalogue
 from peerjob.node.observe.metrics.event_counts import MAX_LABELS, OTHERS, EventCounts, Histogram
 from peerjob.node.work.outbox import OutboxState, RelayNode
+from peerjob.node.work.run import Run
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, drain, running_node
 from support.ending_jobs import FAIL, RETRY, SLEEP, SLOW
@@ -348,3 +352,40 @@ def test_the_document_tells_every_metric() -> None:
     assert [(name, tuple(labels.split(", ")) if labels else (), *rest) for name, labels, *rest in rows] == [
         (metric.name, metric.labels, metric.type, metric.help, metric.compat) for metric in catalogue.ALL
     ]
+
+
+COUNTED: dict[Action, tuple[str, str]] = {
+    Action.COMPLETE: ("completed", "completed"),
+    Action.TERMINATE: ("terminated", "failed"),
+    Action.TIME_OUT: ("timedout", "failed"),
+    Action.CANCEL: ("canceled", "cancelled"),
+    Action.RETRY: ("retried", "retried"),
+    Action.SNOOZE: ("returned", ""),
+    Action.HAND_BACK: ("returned", ""),
+    Action.SUSPEND: ("returned", ""),
+    Action.RELEASE: ("", ""),
+    Action.REPORT: ("", ""),
+}
+"""What the metrics count for an outcome that was committed, and what the activity counts."""
+
+
+@pytest.mark.parametrize("ran", [False, True])
+@pytest.mark.parametrize("ack", Ack)
+@pytest.mark.parametrize("action", Action)
+def test_each_outcome_moves_the_counts_that_it_should(action: Action, ack: Ack, ran: bool) -> None:
+    claim = Claim(id="i", kind="k", fence=1, spec=b"", priority=0, due_us=0, attempts=1, crashes=0, losses=0, at_us=0)
+    run = Run(claim, "first", 0.0, seconds=0.5 if ran else None)
+    metrics, activity = EventCounts(), ActivityCounts()
+    for observer in (metrics, activity):
+        observer.round_ended(0.1, [(run, Outcome(id="i", fence=1, action=action))], [ack], [])
+
+    is_end = action is not Action.REPORT
+    counted, shown = COUNTED[action] if ack is Ack.DONE else ("lost" if ack is Ack.LOST and is_end else "", "")
+    moved = {name: getattr(metrics.kinds["k"], name) for name in catalogue.KIND_COUNTERS}
+    assert {name: count for name, count in moved.items() if count} == dict.fromkeys(
+        filter(None, (counted, "executed" if ran and is_end else "")), 1
+    )
+    row = activity.take().get("k", ActivityRow())
+    names = ("started", "completed", "failed", "retried", "cancelled")
+    assert {name: getattr(row, name) for name in names} == dict.fromkeys(names, 0) | ({shown: 1} if shown else {})
+    assert sum(row.durations) == int(ran and is_end)

@@ -13,7 +13,7 @@ from peerjob import INJECTED, Context, Job, Node, Probe, StoreError, SystemClock
 from peerjob.node.work.claim_loop import ClaimLoop
 from peerjob.store.base import Liveness
 from peerjob.testing import VirtualClock, running_node
-from support.factories import flaky_store
+from support.factories import flaky_store, shared_url
 from support.waiting import until
 
 
@@ -103,6 +103,35 @@ async def test_it_is_not_drained_while_an_outcome_is_on_its_way(clock: VirtualCl
         await clock.run(draining)
         assert node.probe(Probe.DRAINED).ok
         assert (await instance.refresh()).state.is_final
+
+
+@pytest.mark.parametrize("fault", ["stall", "stall_answers"])
+@pytest.mark.parametrize("verb", ["turn", "claim_on_hint", "commit"])
+@pytest.mark.parametrize("seconds", [None, 0.01, 0.6])
+async def test_it_is_drained_when_the_drain_has_ended_and_not_before(
+    clock: VirtualClock, verb: str, fault: str, seconds: float | None
+) -> None:
+    """Whatever of it is on its way to the store, with a body that runs, that has ended, or without one."""
+    url = shared_url()
+    flaky = flaky_store(clock, url)
+    async with (
+        running_node(SLEEP, clock=clock, store=flaky.store, workers=2) as node,
+        running_node(clock=clock, store=url, workers=0, allow_unknown=True) as client,
+    ):
+        await clock.advance(8)
+        stalled = getattr(flaky, fault)(verb)
+        if seconds is not None:
+            await client.schedule("sleep", seconds)
+            await clock.advance(0.3)
+        draining = asyncio.ensure_future(node.drain())
+        await clock.settle()
+        for _ in range(20):
+            await clock.advance(0.1)
+            assert node.probe(Probe.DRAINED).ok == draining.done(), said(node, Probe.DRAINED)
+        stalled.release()
+        flaky.heal()
+        await clock.run(draining)
+        assert node.probe(Probe.DRAINED).ok
 
 
 async def test_a_claim_loop_that_hangs_while_the_store_answers_needs_a_restart(clock: VirtualClock) -> None:

@@ -200,11 +200,12 @@ async def test_a_retry_that_succeeds_completes(clock: VirtualClock) -> None:
         ]
 
 
-async def test_a_job_may_say_when_it_is_to_be_retried(clock: VirtualClock) -> None:
-    failing = FailingBody(clock, times=1, error=lambda: Retry(after="30s"))
-    async with running_node(Job("fail", failing, max_retries=1, backoff=1), clock=clock) as node:
+@pytest.mark.parametrize(("after", "wait"), [("30s", 30), (0, 0), ("0s", 0), (0.4, 0.4), (None, 5)])
+async def test_a_job_may_say_when_it_is_to_be_retried(clock: VirtualClock, after: Any, wait: float) -> None:
+    failing = FailingBody(clock, times=1, error=lambda: Retry(after=after))
+    async with running_node(Job("fail", failing, max_retries=1, backoff=5), clock=clock) as node:
         assert await clock.run((await node.schedule("fail")).result()) == 2
-        assert failing.waits == [pytest.approx(30, abs=0.5)]
+        assert failing.waits == [pytest.approx(wait, abs=0.3)]
 
 
 async def test_retries_run_on_any_node(clock: VirtualClock) -> None:

@@ -154,6 +154,49 @@ def test_a_change_of_times_repeats_no_time_that_a_clock_ahead_has_fired() -> Non
     assert (put.next_us, put.account) == (now_us + hour_us // 2, None)
 
 
+CHANGED: dict[str, Any] = {
+    "kind": "other",
+    "spec": b"other",
+    "cron": "30 4 * * *",
+    "every_us": 60_000_000,
+    "anchor_us": 5,
+    "timezone": "Europe/Berlin",
+    "jitter_us": 7,
+    "hashed": True,
+    "overlap": Overlap.ALLOW,
+    "queue_limit": 9,
+    "misfire": "run_all",
+    "misfire_limit": 11,
+    "start_deadline_us": 13,
+    "priority": 1,
+    "key": "key",
+    "limit_key": "limit key",
+    "key_concurrency": 17,
+    "tags": ("tag",),
+    "retention_us": 19,
+    "max_crashes": 21,
+    "version": 23,
+    "written": "digest",
+    "description": "text",
+}
+"""Another value of each field of a definition."""
+
+
+@pytest.mark.parametrize("field", [field.name for field in structs.fields(Definition)])
+def test_a_change_moves_the_next_time_if_it_changes_the_times(field: str) -> None:
+    old = Definition(kind="report", spec=b"", cron="0 3 * * *")
+    fields = {"cron": None if field == "every_us" else old.cron, field: CHANGED[field]}
+    new = structs.replace(old, **fields)
+    assert getattr(old, field) != getattr(new, field)
+    now_us = to_us(NEW_YEAR)
+    kept_us = now_us + 1  # no time of any recurrence
+    row = ScheduleRow(name="s", kind="report", definition=encode_definition(old), revision=1, next_us=kept_us)
+    put = put_of("s", new, row, now_us=now_us, node="n")
+    assert (put.next_us == kept_us) == (field not in ("cron", "every_us", "timezone"))
+    if field == "timezone":
+        assert put.next_us == to_us(NEW_YEAR + timedelta(hours=2))
+
+
 async def test_many_nodes_that_add_one_name_make_one_schedule(clock: VirtualClock) -> None:
     async with running_nodes(clock, *"abcde", jobs=[REPORT]) as nodes:
         adding = [node.add_schedule(EVERY_MINUTE, str(number)) for number, node in enumerate(nodes)]

@@ -3,6 +3,8 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peerjob.model.durable import Step
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Ack, Action, Claim, Held, Outcome
@@ -11,6 +13,7 @@ from peerjob.node.work.in_flight import InFlight, StoreRequest
 from peerjob.node.work.reconciler import Reconciler
 from peerjob.node.work.run import HeldClaims, Run
 from peerjob.node.work.unsent_reports import MAX_PENDING, MAX_PENDING_BYTES, UnsentReports, Waker
+from peerjob.store.rules import digest
 
 
 def a_run(id: str, incarnation: str = "first", fence: int = 1) -> Run:
@@ -225,3 +228,26 @@ def test_comparisons_count_while_the_claim_loop_has_nothing_to_send() -> None:
     reconciler.compare([Held("stranded", 5)])
     assert len(unsent) == 1
     assert gone.lost
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "add", "remove", "remove again", "clear"]), st.integers(0, 3))))
+def test_what_a_renewal_tells_is_what_is_held(steps: list[tuple[str, int]]) -> None:
+    """A difference that stays makes the store compare all claims with each renewal."""
+    held_claims, held, runs = HeldClaims("first"), dict[str, Run](), [a_run("3", fence=7)]
+    for fence, (what, number) in enumerate(steps, 1):
+        id = str(number)
+        match what:
+            case "add" if id not in held:
+                held[id] = a_run(id, fence=1_000_000 * fence)
+                runs.append(held[id])
+                held_claims.add(held[id])
+            case "remove" if id in held:
+                held_claims.remove(held.pop(id))
+            case "remove again" if (run := runs[number % len(runs)]) not in held.values():
+                held_claims.remove(run)
+            case "clear":
+                assert held_claims.clear() == list(held.values())
+                held.clear()
+            case _:
+                pass
+        assert held_claims.summary() == (len(held), digest([run.claim.fence for run in held.values()]))
