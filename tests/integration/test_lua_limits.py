@@ -362,6 +362,32 @@ async def test_few_waiting_instances_of_a_key_need_no_sorted_set(
     assert done == [new.id for new in batch]
 
 
+@pytest.mark.parametrize(
+    ("size", "script"), [(1, "enqueue_one"), (4, "enqueue_one"), (4, "")], ids=["one", "batch", "general"]
+)
+async def test_many_waiting_instances_of_a_key_are_a_table(site: MakeSite, size: int, script: str) -> None:
+    """The server would search a list of them for each one that comes."""
+    here = site()
+    store: Any = await here.open(retry_for=0)
+    await store.publish_limits([KindLimits(kind="work", key_concurrency=1)])
+    keys = ("k", "k2")
+    rows = [[here.make.instance(limit_key=key, key_concurrency=1) for _ in range(25)] for key in keys]
+    with connect(here) as server:
+        for begin, end in ((0, 1), *((at, at + size) for at in range(1, 25, size))):
+            parts = [row[begin:end] for row in rows]
+            for part in [[*parts[0], *parts[1]]] if size > 1 else parts:
+                store._cheap_script = script
+                await store.enqueue(part)
+            for name in (here.key(f"w:4:work{key}") for key in keys if end > 9):
+                assert server.zcard(name) == end - 1
+                assert server.object("encoding", name) == (b"skiplist" if end > 16 else b"listpack")
+    peer = await here.join(store)
+    for news in zip(*rows, strict=True):
+        claims = await peer.take(3)
+        assert {claim.id for claim in claims} == {new.id for new in news}
+        await peer.commit(*map(outcome, claims))
+
+
 async def test_waiting_instances_whose_ids_are_in_no_order_pass_by_id(site: MakeSite) -> None:
     here = site()
     store = await here.open(retry_for=0)
@@ -680,7 +706,14 @@ async def test_an_enqueue_of_a_batch_does_at_its_gates_what_enqueues_of_one_do(
         used = scripts_of(store, monkeypatch)
         batches = [
             [here.make.instance(limit_key=key, key_concurrency=concurrency, priority=5) for key in keys.split()]
-            for keys in ("k k k2", "k k2 k2 k2", "k k k k k k", "k k k k k2", " ".join(["k2"] * 9))
+            for keys in (
+                "k k k2",
+                "k k2 k2 k2",
+                "k k k k k k",
+                "k k k k k2",
+                " ".join(["k2"] * 9),
+                " ".join(["k k2"] * 5),
+            )
         ]
         for part in batches if cheap else [[new] for batch in batches for new in batch]:
             store._cheap_script = "enqueue_one" if cheap else ""

@@ -6,6 +6,9 @@ local NEAR, MAX_LAST = 4, 160
 -- MAX_HELD: how many an entry has at most. HELD_SIZE: bytes of one. ONE: concurrency 1.
 local HOLDS_NONE, HOLDS_SOME = '\0\0\0\1\0\0\0\1\0\0\0', '\1\0\0\1\0\0\0\1\0\0\0'
 local MAX_HELD, HELD_SIZE, ONE = 8, 52, '\0\0\0\1'
+-- From so many waiting instances on, the sorted set of a key is a table: the server would search a list of up to 128 of them
+-- for each one that comes.
+local MANY_WAITING = 16
 
 -- Return the arguments of an HSET, or nil if there are none. If the hash does not exist yet (`is_unused`), add a long value,
 -- of which the last argument takes the place, so that the server makes a table, until the hash is empty or the server

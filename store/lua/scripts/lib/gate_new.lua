@@ -2,13 +2,13 @@
 -- rest.
 
 -- Return what becomes of new instances, with nothing planned: arguments of an HSET of `n:`, of an HSET of `g:`, and of a ZADD
--- of the queue; key -> arguments of a ZADD of its set of waiting instances; whether `n:` has none of the keys; key -> true for
--- each key that needs more, whose instances are in no argument, or nil. `most`: how many of a key can be admitted.
--- `place`: the due time in 16 digits.
+-- of the queue; key -> arguments of a ZADD of its set of waiting instances; key -> true for each of these sets that becomes a
+-- table; whether `n:` has none of the keys; key -> true for each key that needs more, whose instances are in no argument,
+-- or nil. `most`: how many of a key can be admitted. `place`: the due time in 16 digits.
 local come_to_keys = gates and function(n, ids, keys, score, place, packed, concurrency, most, suspect)
   local names, places = grouped(keys, 1)
   local known, unusual, is_unused, same, ascends = {}, nil, true, score .. ',', nil
-  local counts, filled, entries, written, queue, queued, waits = {}, 0, {}, 0, {}, 0, {}
+  local counts, filled, entries, written, queue, queued, waits, many = {}, 0, {}, 0, {}, 0, {}, {}
   -- `held`: key -> the beginning of an entry that gets waiting instances, '' if the first one passes; `beginnings`: its first
   -- bytes by their number. `fulls`: key -> the counts of a nearly full one; `rooms`: how many still pass before others
   -- wait; `lasts`: its last admitted instances, false if it keeps none
@@ -48,6 +48,7 @@ local come_to_keys = gates and function(n, ids, keys, score, place, packed, conc
       return false
     end
     local passing = min(room, count)
+    many[key] = waiting < MANY_WAITING and waiting + count - passing >= MANY_WAITING or nil
     rooms[key], lasts[key] = passing, admitted + passing + NEAR >= most and last
     waits[key] = members or passing < count and {} or nil
     fulls[key] = pack(GATE_COUNTS, admitted + passing, concurrency, waiting + count - passing)
@@ -98,20 +99,23 @@ local come_to_keys = gates and function(n, ids, keys, score, place, packed, conc
   for key, text in pairs(fulls) do
     counts[filled + 1], counts[filled + 2], filled = key, text .. (lasts[key] or ''), filled + 2
   end
-  return counts, entries, queue, waits, is_unused, unusual
+  return counts, entries, queue, waits, many, is_unused, unusual
 end
 
 -- Let new instances of one template pass, or wait. Those of a key that needs more stay in `gates.new`.
 local pass_new = gates and function(kind, group)
   local g, n, rule, shape = kind_key('g', kind), kind_key('n', kind), shared.rule(kind), group.shape
   local concurrency, own = unpack_text('>I4', group.packed), rule and rule.own > 0 and rule.own
-  local counts, entries, queue, waits, is_unused, unusual = come_to_keys(n, group.ids, group.keys, shape.priority,
+  local counts, entries, queue, waits, many, is_unused, unusual = come_to_keys(n, group.ids, group.keys, shape.priority,
     ready_member(shape.due, ''), group.packed, concurrency, own or concurrency, shape.suspect)
   plan_list('HSET', n, counts)
   plan_list('HSET', g, entries)
   for key, list in pairs(waits) do
     check_zset(waiting_key(kind, key))
     plan_list('ZADD', waiting_key(kind, key), list)
+    if many[key] then
+      as_table(waiting_key(kind, key), true)
+    end
   end
   local suspects = shape.suspect and {} or nil
   for at = 1, suspects and #group.ids or 0 do

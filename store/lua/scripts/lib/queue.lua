@@ -18,16 +18,23 @@ local function check_zsets(one, other)
 end
 
 -- Let the server make a table of a sorted set to which many members are added: it would search a list of up to 128 short
--- members for each of them. A long first member, which leaves the sorted set at once, makes the difference.
-local function as_table(key)
+-- members for each of them. A long first member, which leaves the sorted set at once, makes the difference. `has_many`:
+-- whether the set has many members although few are added.
+local widened = {}
+
+local function as_table(key, has_many)
   local FEW, list, long = 8, pending.ZADD and pending.ZADD[key], string.rep(' ', 65)
   local size = list and #list or 0
   -- The indexes of heads need `after_writing` for themselves.
-  if size > 2 * FEW and not has_indexes and not after_writing then
+  if (has_many or size > 2 * FEW) and not has_indexes then
     list[size + 1], list[size + 2], list[1], list[2] = list[1], list[2], 0, long
-    after_writing = function()
+    widened[#widened + 1] = key
+    after_writing = after_writing or function()
       after_writing = nil
-      add('ZREM', key, long)
+      for n = 1, #widened do
+        add('ZREM', widened[n], long)
+      end
+      widened = {}
     end
   end
 end

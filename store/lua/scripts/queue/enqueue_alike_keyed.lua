@@ -32,8 +32,8 @@ if not (rule or marked) or call('EXISTS', unpack(stored)) > 0 then
   return 0
 end
 local own = tonumber(match(rule or '', '^[01] %d+ (%d+) ') or 0)
-local counts, entries, queued, waits, has_no_keys, unusual = come_to_keys(n, ids, keys, priority, place, ARGV[8], concurrency,
-  own > 0 and own or concurrency, false)
+local counts, entries, queued, waits, many, has_no_keys, unusual = come_to_keys(n, ids, keys, priority, place, ARGV[8],
+  concurrency, own > 0 and own or concurrency, false)
 if unusual then
   return 0
 end
@@ -45,7 +45,13 @@ end
 call('ZINTERCARD', #sets, unpack(sets))
 call('HSETNX', KINDS, kind, '')
 for key, list in pairs(waits) do
-  call('ZADD', PREFIX .. 'w:' .. #kind .. ':' .. kind .. key, unpack(list))
+  local set = PREFIX .. 'w:' .. #kind .. ':' .. kind .. key
+  call('ZADD', set, unpack(list))
+  if many[key] then
+    local long = string.rep(' ', 65)
+    call('ZADD', set, 0, long)
+    call('ZREM', set, long)
+  end
 end
 call('MSET', unpack(strings))
 call('ZADD', index, unpack(indexed))

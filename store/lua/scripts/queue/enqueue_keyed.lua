@@ -46,6 +46,11 @@ if passes then
 elseif not enters_text then
   call('ZADD', target, priority, place .. id .. 'w' .. packed)
   waiting = waiting + 1
+  if waiting == MANY_WAITING then
+    local long = string.rep(' ', 65)
+    call('ZADD', target, 0, long)
+    call('ZREM', target, long)
+  end
 end
 call('HSET', g, unpack(of_table({id, (passes and 'q' or 'w') .. place .. packed .. gate_key}, is_unused)))
 local counts = enters_text and held_counts(byte(text, 12) + 1) .. last .. place .. id
