@@ -9,7 +9,7 @@ import pytest
 
 from peerjob import FireEntry, FireOutcome, Job, Node, Role
 from peerjob.model.firing import FireRecord
-from peerjob.web.pages.fires import calendar
+from peerjob.web.pages.fires import _cell, calendar  # pyright: ignore[reportPrivateUsage]
 from support.dashboards import pages_of, submit
 
 TICK = Job("tick", lambda: None)
@@ -150,3 +150,19 @@ def test_the_calendar_counts_hours_of_the_zone() -> None:
         **dict.fromkeys((6, 7, 8), ("paused", "4 paused", 4)),
     }
     assert calendar(fires, UTC, datetime(2027, 11, 26, tzinfo=UTC)) == []
+
+
+def test_a_stretch_that_began_before_the_calendar_has_its_own_pace() -> None:
+    now = datetime(2026, 11, 26, tzinfo=UTC)
+    begin, end = (int((now - timedelta(hours=hours)).timestamp() * 1_000_000) for hours in (2 * 31 * 24, 1))
+    record = FireRecord(nominal_us=begin, until_us=end, count=2 * 31 * 24, outcome=FireOutcome.PAUSED)
+    days = calendar([FireEntry("x", record)], UTC, now)
+    assert len(days) == 31
+    assert {cell.words for day in days for cell in day.cells} == {"1 paused"}
+
+
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_text_of_a_file_is_a_formula(begin: str) -> None:
+    assert _cell(f"{begin}HYPERLINK(1)") == f"'{begin}HYPERLINK(1)"
+    assert _cell(f"x{begin}1") == f"x{begin}1"
+    assert [_cell(value) for value in (None, -1, 1.5)] == ["", -1, 1.5]

@@ -7,7 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 
 from starlette.responses import Response
 
@@ -79,17 +79,19 @@ def _at(day: date, hour: int, zone: tzinfo) -> datetime:
 
 
 def _hours(fire: FireEntry, zone: tzinfo, oldest: datetime) -> Iterator[tuple[datetime, int]]:
-    """The hours of a fire with the nominal times in each; those of a stretch are spread evenly."""
-    first = max(fire.nominal.astimezone(zone).replace(minute=0, second=0, microsecond=0), oldest)
+    """The hours of a fire with the nominal times in each; those of a stretch are spread evenly over all its hours."""
+    first = fire.nominal.astimezone(zone).replace(minute=0, second=0, microsecond=0)
     if fire.until is None:
-        if fire.nominal >= oldest:
+        if first >= oldest:
             yield first, fire.count
         return
-    hours = max(1, int((fire.until - first) / timedelta(hours=1)) + 1)
-    for number in range(hours):
+    # in UTC, where each hour follows the one before also when the clocks of the zone change
+    begin, hour = first.astimezone(UTC), timedelta(hours=1)
+    hours = max(1, int((fire.until - begin) / hour) + 1)
+    for number in range(max(0, -((begin - oldest) // hour)), hours):
         share = fire.count * (number + 1) // hours - fire.count * number // hours
-        if share and fire.until >= oldest:
-            yield (first + timedelta(hours=number)), share
+        if share:
+            yield (begin + number * hour).astimezone(zone), share
 
 
 async def fires(visit: Visit) -> Shown:
