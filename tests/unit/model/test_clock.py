@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerjob.model.clock import Clock, SystemClock, to_datetime, to_us
+from peerjob.model.clock import TOLD_CHANGE_US, Clock, CorrectedTime, SystemClock, to_datetime, to_us
 
 any_moment = st.datetimes(
     timezones=st.sampled_from([UTC, timezone(timedelta(hours=-11)), timezone(timedelta(hours=5, minutes=45))])
@@ -64,3 +64,14 @@ def test_the_system_clock_does_not_wait() -> None:
 
 def test_two_clocks_do_not_draw_the_same() -> None:
     assert SystemClock().random.getrandbits(128) != SystemClock().random.getrandbits(128)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_change_of_the_lead_is_news_in_both_directions(sign: int) -> None:
+    time = CorrectedTime(SystemClock())
+    time.correct(sign * TOLD_CHANGE_US)
+    assert (time.take_news(), time.told_ahead_us) == (False, 0)
+    time.correct(sign * (TOLD_CHANGE_US + 1))
+    assert (time.take_news(), time.take_news(), time.told_ahead_us) == (True, False, sign * (TOLD_CHANGE_US + 1))
+    time.correct(0)
+    assert (time.take_news(), time.told_ahead_us) == (True, 0)

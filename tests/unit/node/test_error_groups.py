@@ -8,6 +8,7 @@ import pytest
 
 from peerjob import Fail, Instance, Job, Retry, State, SystemClock
 from peerjob.model.errors import Snooze
+from peerjob.model.policy import checked, make_policy
 from peerjob.testing import VirtualClock, running_node
 from support import bodies
 from support.factories import ending_of
@@ -127,3 +128,29 @@ async def test_a_group_out_of_a_process() -> None:
             instance = await (await node.schedule(kind, way)).wait(timeout=60)
             assert instance.error is not None
             assert (kind, instance.attempts, instance.error.type) == (kind, attempts, type_)
+
+
+class OneSide(ExceptionGroup[Exception]):
+    """A group that a job names by its own class."""
+
+
+@pytest.mark.parametrize(
+    ("retry_on", "no_retry_on", "retried"),
+    [
+        ([Exception], [], True),
+        ([Exception], [OneSide], False),
+        ([Exception], [ExceptionGroup], False),
+        ([Exception], [ConnectionError], False),
+        ([ValueError], [], False),
+        ([ValueError], [OneSide], False),
+        ([OneSide], [], True),
+        ([OneSide], [ConnectionError], False),
+        ([ValueError, ConnectionError], [], True),
+        ([ValueError, ConnectionError], [KeyError], True),
+    ],
+)
+def test_a_group_is_named_by_its_class_or_by_its_errors(
+    retry_on: list[type[BaseException]], no_retry_on: list[type[BaseException]], retried: bool
+) -> None:
+    policy = make_policy(checked({"retry_on": retry_on, "no_retry_on": no_retry_on}))
+    assert policy.retryable(OneSide("both", [ValueError("other"), ExceptionGroup("inner", [LOST])])) == retried

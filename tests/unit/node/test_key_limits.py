@@ -122,6 +122,23 @@ async def test_the_key_of_a_kind_whose_code_is_elsewhere(clock: VirtualClock) ->
         assert [view.key async for view in web.key_limits("function")] == ["t8"]
 
 
+@pytest.mark.parametrize("option", ["key", "limits"])
+async def test_a_template_of_a_kind_whose_code_is_elsewhere_takes_its_default(clock: VirtualClock, option: str) -> None:
+    async def sync(number: int, tenant: str = "all") -> None:
+        await asyncio.sleep(1000)
+
+    template = "tenant/{tenant}"
+    job = Job("sync", sync, key=template) if option == "key" else Job("sync", sync, limits=[KeyLimit(template)])
+    url = shared_url()
+    async with (
+        running_node(job, store=url, clock=clock),
+        running_node(store=url, clock=clock, workers=0, name="web") as web,
+    ):
+        made = await web.schedule("sync", 1)
+        keys = [made.key] if option == "key" else [view.key async for view in web.key_limits("sync")]
+        assert keys == ["tenant/all"]
+
+
 @pytest.mark.parametrize(
     "key",
     [lambda _: 1 / 0, lambda _: 7, lambda _: "", lambda _: "x" * 201],

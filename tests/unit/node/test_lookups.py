@@ -1,5 +1,6 @@
 """Finding, counting, repeating and clearing instances."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -12,11 +13,13 @@ from peerjob import (
     JobFailed,
     NodeStateError,
     OptionError,
+    Priority,
     Query,
     ScheduleError,
     State,
     UnknownInstanceError,
 )
+from peerjob.handles.observing import observe
 from peerjob.model.clock import to_datetime
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import states_of
@@ -252,3 +255,20 @@ async def test_final_instances_leave_by_themselves_with_all_that_belongs_to_them
         with pytest.raises(UnknownInstanceError):
             await instance.refresh()
         assert await node.count() == 0
+
+
+async def test_only_instances_that_are_due_and_come_first_are_ahead_of_one(clock: VirtualClock) -> None:
+    async def hang() -> None:
+        await asyncio.sleep(1000)
+
+    job, first = Job("hang", hang), Priority.HIGH
+    async with running_node(job, clock=clock, workers=1) as node:
+        await node.schedule(job)
+        await clock.advance(1)
+        await node.schedule(job.with_options(priority=first))
+        await node.schedule(job.with_options(priority=first, after="1h"))
+        await node.schedule(job.with_options(priority=Priority.LOW))
+        await node.schedule("elsewhere", allow_unknown=True)
+        instance = await node.schedule(job)
+        seen = await observe(node, instance, to_datetime(clock.time_us()))
+        assert (seen.before, seen.counted_all) == (1, True)

@@ -235,6 +235,25 @@ async def test_a_store_that_is_away_is_unavailable_and_not_named(monkeypatch: py
         assert not await keda.active()
 
 
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("how", ["fails", "stalls"])
+async def test_a_stream_goes_on_after_the_store_was_away(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr("peerjob.remote.scaler.handlers.FRESH", 0.02)
+    clock = SystemClock()
+    flaky = flaky_store(clock)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    async with Node(flaky.store, workers=0, clock=clock) as node, asked(node) as keda:
+        stream = keda.stream(jobsPerReplica="1")
+        assert not await Keda.is_active(stream)
+        monkeypatch.setattr("peerjob.remote.scaler.demand.READ_TIMEOUT", 0.05)
+        fault = flaky.fail("due") if how == "fails" else flaky.stall("due")
+        missed = flaky.calls["due"] + 2
+        await until(lambda: flaky.calls["due"] >= missed)
+        monkeypatch.setattr("peerjob.remote.scaler.demand.READ_TIMEOUT", 20)
+        fault.release()
+        await node.schedule("work", allow_unknown=True)
+        assert await Keda.is_active(stream)
+
+
 async def test_before_its_node_starts_it_is_unavailable() -> None:
     async with asked(Node("memory://")) as keda:
         code, _ = await keda.refusal("IsActive", ref({}))

@@ -247,12 +247,21 @@ async def test_a_request_that_is_sent_again_is_the_same_instance(client: RawClie
     id = IdSource(node.clock).one()
     request = pb.ScheduleJobRequest(kind="sum", arguments=["1", "2"], uuid=id.upper())
 
-    for _ in range(3):
-        assert (await client.call("ScheduleJob", request)).instance.uuid == id
+    for number in range(3):
+        answer = await client.call("ScheduleJob", request)
+        assert (answer.instance.uuid, answer.existed, answer.repeated) == (id, False, number > 0)
         await final(client, id)
     mixed = pb.ScheduleJobsRequest(jobs=[request, pb.ScheduleJobRequest(kind="sum", arguments=["1", "2"])])
     assert await client.code("ScheduleJobs", mixed) is Code.INVALID_ARGUMENT
     assert await node.count() == 1
+
+
+async def test_only_another_instance_with_the_key_existed(client: RawClient) -> None:
+    keyed = sum_request(key="k", after=span(3_600_000_000))
+    first, again = [await client.call("ScheduleJob", keyed) for _ in range(2)]
+    (other,) = (await client.call("ScheduleJobs", pb.ScheduleJobsRequest(jobs=[keyed]))).scheduled
+    shown = [(one.instance.uuid == first.instance.uuid, one.existed, one.repeated) for one in (first, again, other)]
+    assert shown == [(True, False, False), (True, True, False), (True, True, False)]
 
 
 async def test_an_id_of_another_kind_is_refused(client: RawClient, node: Node) -> None:

@@ -25,6 +25,7 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire import cluster, instances, queries, schedules, values
 from peerjob.remote.wire.errors import MAX_DETAIL, error_in, status_of
 from peerjob.remote.wire.rpcs import BACKFILL
+from support.instances import an_instance
 
 ID = "01900000-0000-7000-8000-0000000000ab"
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -100,6 +101,25 @@ def test_every_stored_record_can_be_shown_as_text(record: Record) -> None:
 
     assert (message.uuid, message.state) == (record.id, int(record.state))
     assert not message.HasField("spec")
+
+
+@pytest.mark.parametrize(
+    ("state", "field"),
+    [
+        (State.PROCESSING, "processed_at"),
+        (State.COMPLETED, "completed_at"),
+        (State.TERMINATED, "terminated_at"),
+        (State.CANCELLED, "canceled_at"),
+        (State.TIMED_OUT, "timed_out_at"),
+    ],
+)
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_message_has_the_time_of_each_state(state: State, field: str, encoded: bool) -> None:
+    record = an_instance(state).record
+    message = instances.instance_message(record, encoded=encoded)
+    fields = ("processed_at", "completed_at", "terminated_at", "canceled_at", "timed_out_at")
+    assert [name for name in fields if message.HasField(name)] == [field]  # type: ignore[arg-type]
+    assert values.stamp_us(getattr(message, field)) == record.history[-1].at_us
 
 
 @pytest.mark.parametrize(
