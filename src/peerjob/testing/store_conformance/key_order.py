@@ -251,6 +251,9 @@ class KeyOrderRules(LimitSuite):
         first, other = self.keyed(int(waits)), self.make.instances(1, priority=9)
         (suspect,) = self.keyed(1, losses=2)
         await store.enqueue([*first, suspect])
+        (key,) = await store.limit_keys([suspect.id])
+        assert key is not None
+        assert key.waiting == waits
         peer = await self.join(store)
         await peer.commit(*[outcome(claim) for claim in await peer.take(int(waits))])
         await store.enqueue(other)

@@ -30,6 +30,14 @@ class LedgerRules(ScheduleSuite):
         records = [await self.fired(store, number, (FIRED, MISSED)[number % 2]) for number in range(10)]
         assert await self.ledger(store, limit=limit) == records[::-1]
 
+    @pytest.mark.parametrize("limit", [1, 2, 5])
+    async def test_pages_divide_the_records_of_one_time(self, store: Store, limit: int) -> None:
+        row = await self.schedule(store)
+        made = [record.instance for _ in range(6) for record in await self.done(store, self.a_fire(row, 1, TRIGGERED))]
+        made += [(await self.fired(store, number)).instance for number in range(2)]
+        await self.fired(store, 2, MISSED)
+        assert sorted(record.instance for record in await self.ledger(store, limit=limit)) == sorted(["", *made])
+
     async def test_pages_go_on_while_more_is_recorded(self, store: Store) -> None:
         await self.schedule(store)
         records = [await self.fired(store, number) for number in range(5)]

@@ -180,7 +180,7 @@ class SharedLimitRules(LimitSuite):
         await store.enqueue([holder])
         claim = await peer.take_one()
         await store.enqueue([suspect, free])
-        assert ids_of(await peer.take()) == [free.id]
+        assert (ids_of(await peer.take()), (await self.limit_view(store)).waiting) == ([free.id], 1)
         await peer.end(claim)
         assert ids_of(await peer.take()) == [suspect.id]
 

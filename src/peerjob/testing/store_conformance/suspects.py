@@ -32,6 +32,13 @@ class SuspectRules(StoreSuite):
         record = await self.read(store, id)
         return record.crashes, record.losses
 
+    async def test_suspects_count_as_due(self, store: Store) -> None:
+        await store.enqueue([self.make.instance(losses=SUSPECT_AFTER), *self.make.instances(2)])
+        assert await store.due() == await store.due(["work"]) == {"work": 3}
+        peer = await self.join(store)
+        assert len((await peer.claim(peer.want(suspects=False))).claims) == 2
+        assert await store.due() == await store.due(["work"]) == {"work": 1}
+
     # -- charges of a crash or a loss
 
     async def test_a_started_body_counts_as_a_crash_others_as_losses(self, store: Store) -> None:
