@@ -9,6 +9,7 @@ import pytest
 
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreError, StoreUnavailableError
+from peerjob.store.etcd.api import etcd
 from peerjob.store.etcd.driver import EtcdKeyValue
 from peerjob.store.kv.format.base import Applied, Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Transaction
 from peerjob.store.memory.data import MemoryData
@@ -274,6 +275,14 @@ async def test_a_lease_takes_its_keys_along_and_lasts_whole_seconds(
     await kv.revoke(long)
     await kv.revoke(long)
     assert etcd_server.keys(root) == []
+
+
+@pytest.mark.parametrize(("asked_us", "seconds"), [(59_000_000, 59), (59_000_001, 60), (59_999_999, 60)])
+async def test_no_lease_is_shorter_than_asked_for(kv: EtcdKeyValue, asked_us: int, seconds: int) -> None:
+    lease = await kv.grant(asked_us)
+    reply = await kv._client.call("remaining", etcd.LeaseTimeToLiveRequest(ID=lease))  # pyright: ignore[reportPrivateUsage]
+    assert reply.grantedTTL == seconds
+    await kv.revoke(lease)
 
 
 async def test_a_write_on_a_lease_that_has_ended_does_nothing(kv: EtcdKeyValue, root: str) -> None:

@@ -1,10 +1,17 @@
-"""Keys under `due/@` and `clock/` are reserved for later releases: they stay, and are not counted."""
+"""What later releases write stays: keys under `due/@` and `clock/`, which count nowhere, and fields of schedules."""
 
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
 import pytest
 
+from peerjob.model.firing import Fire, FireOutcome, SchedulePut
 from peerjob.model.record import StoreLimits
 from peerjob.store.kv.format.base import Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys, prefix_end
+from peerjob.store.kv.format.rows import encode
+from peerjob.store.kv.format.schedule_rows import decode_next_fire, decode_schedule
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
@@ -68,3 +75,34 @@ async def test_they_count_nowhere_and_no_clearing_removes_them(bench: Bench) -> 
     assert await bench.kept()
     (left,) = await bench.kv.read([Range(bench.keys.state, prefix_end(bench.keys.state))])
     assert all(entry.value == b"" for _, entry in left.items)
+
+
+@pytest.mark.parametrize("change", ["put", "fire"])
+async def test_a_change_of_a_schedule_keeps_its_later_fields(bench: Bench, change: str) -> None:
+    store, kv, later = bench.store, bench.kv, msgspec.Raw(encode({"later": 1}))
+    row = await store.put_schedule(SchedulePut(name="s", kind="work", definition=b"", next_us=1))
+    assert row is not None
+    keys = [bench.keys.schedule("s"), bench.keys.next_fire("s")]
+    decoders: tuple[Callable[[bytes], Any], ...] = (decode_schedule, decode_next_fire)
+    parts = [*zip(keys, decoders, strict=True)]
+    for key, decode in parts:
+        (entry,) = await kv.get([key])
+        assert entry is not None
+        await kv.txn([Transaction([], [Put(key, encode(msgspec.structs.replace(decode(entry.value), extra=later)))])])
+    if change == "put":
+        put = SchedulePut(
+            name="s", kind="other", definition=b"", next_us=2, expected=row.revision, expected_next_us=row.next_us
+        )
+        assert await store.put_schedule(put) is not None
+    else:
+        fire = Fire(
+            schedule="s", revision=row.revision, nominal_us=1, outcome=FireOutcome.MISSED, request="r", next_us=2
+        )
+        await store.fire([fire], term=None)
+    for key, decode in parts:
+        (entry,) = await kv.get([key])
+        assert entry is not None
+        assert decode(entry.value).extra == later
+    (after,) = await store.get_schedules(["s"])
+    assert after is not None
+    assert after.next_us == 2

@@ -81,6 +81,21 @@ async def test_an_own_hint_survives_a_watch_that_missed_some(clock: VirtualClock
     assert await store.next_hints(peer.incarnation, 5) == [Hint("work", "")]
 
 
+async def test_a_watch_that_missed_some_tells_of_all_that_may_have_changed(clock: VirtualClock) -> None:
+    data, make = EtcdData(), Factory(clock)
+    store = KVStore(MemoryKeyValue(data, clock), url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    peer = await Peer(store=store, info=make.node(), make=make).join()
+    assert await store.next_hints(peer.incarnation, 0) == []
+    watch = store._context.own_hints.watches[peer.incarnation]  # pyright: ignore[reportPrivateUsage]
+
+    async def changed(timeout: float) -> None:
+        """Tell that some changes are unknown, as the watch of a server does that lost its connection."""
+
+    watch.changed = changed  # type: ignore[method-assign]
+    hints = await store.next_hints(peer.incarnation, 5)
+    assert hints == [Hint("schedule", ""), Hint("dead", "")]
+
+
 async def test_hints_that_were_read_are_deleted_together(clock: VirtualClock) -> None:
     data, make = EtcdData(), Factory(clock)
     stores = [

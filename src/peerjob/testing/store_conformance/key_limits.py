@@ -453,8 +453,9 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
         await store.enqueue(self.keyed(MAX_HOLDERS + 2, "host/a", MAX_HOLDERS + 2))
         await store.enqueue(self.keyed(1, "host/a", 1))
         (bare,) = self.make.instances(1, delay_us=60_000_000)
-        await store.enqueue([bare])
+        await store.enqueue([bare, *self.keyed(2, "later", delay_us=60_000_000)])
         assert sorted(await self.keys(store)) == sorted(keys)
+        assert (await self.keys(store))[""].admitted == 1
         assert sorted(await self.keys(store, prefix="host/")) == ["host/a", "host/b"]
         assert list(await self.keys(store, waiting_only=True)) == ["host/a"]
         assert await self.keys(store, "unknown") == {}

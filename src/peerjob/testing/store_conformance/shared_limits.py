@@ -3,7 +3,6 @@
 import pytest
 
 from peerjob.model.errors import LayoutError, OptionError
-from peerjob.model.limit import limit_numbers
 from peerjob.model.record import Action, Claim
 from peerjob.model.stored_limit import MAX_LIMIT_KINDS, KindLimits, LimitNumbers, LimitSetting, SharedLimit
 from peerjob.store.base import Store
@@ -11,6 +10,8 @@ from peerjob.testing.factories import Peer, outcome
 
 from .limit_suite import LimitSuite
 from .suite import PLAIN_ACTIONS, ids_of
+
+Numbers = tuple[int, int, int]
 
 
 class SharedLimitRules(LimitSuite):
@@ -279,31 +280,31 @@ class SharedLimitRules(LimitSuite):
         assert not await self.set_limit(store), "there is no setting to remove"
 
     @pytest.mark.parametrize(
-        "setting",
+        ("given", "counted"),
         [
-            LimitNumbers(concurrency=2),
-            LimitNumbers(burst=6),
-            LimitNumbers(period_us=7_000_000, burst=5),
-            LimitNumbers(concurrency=2, period_us=7_000_000, burst=5),
+            ((2, 0, 0), (2, 1_000_000, 4)),
+            ((0, 0, 6), (3, 1_000_000, 6)),
+            ((0, 7_000_000, 5), (3, 7_000_000, 5)),
+            ((2, 7_000_000, 5), (2, 7_000_000, 5)),
         ],
     )
-    async def test_each_number_stays_as_it_was_given(self, store: Store, setting: LimitNumbers) -> None:
+    async def test_each_number_stays_as_it_was_given(self, store: Store, given: Numbers, counted: Numbers) -> None:
         """Each change of a limit reads its other numbers and writes them again."""
-        code = limit_numbers(3, "1/s", 4)
+        code = 3, 1_000_000, 4
+        setting = LimitNumbers(concurrency=given[0], period_us=given[1], burst=given[2])
 
-        async def assert_counts(numbers: LimitNumbers) -> None:
+        async def assert_counts(numbers: Numbers) -> None:
             view = await self.limit_view(store)
-            shown = LimitNumbers(concurrency=view.concurrency or 0, period_us=view.period_us, burst=view.burst or 0)
-            assert shown == numbers
+            assert (view.concurrency, view.period_us, view.burst) == numbers
 
         await self.limit(store, concurrency=3, rate="1/s", burst=4)
         await assert_counts(code)
         assert await store.set_limit(LimitSetting(name="shared", numbers=setting))
-        await assert_counts(setting.over(code))
+        await assert_counts(counted)
         await self.limit(store, "other", concurrency=3, rate="1/s", burst=4)
-        await assert_counts(setting.over(code))
+        await assert_counts(counted)
         await self.unlimit(store, "other")
-        await assert_counts(setting.over(code))
+        await assert_counts(counted)
         assert await self.set_limit(store)
         await assert_counts(code)
 
