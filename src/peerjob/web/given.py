@@ -131,6 +131,10 @@ def form_of(fields: Sequence[Field], args: Sequence[Any], kwargs: Mapping[str, A
         return {WHOLE: to_json(list(args))} if not kwargs and not has_mask(args) else {}
     given = {field.name: value for field, value in zip(plain, args, strict=False)} | dict(kwargs)
     given = {name: value for name, value in given.items() if not has_mask(value)}
+    if any(field.name in given and _reads_as_default(field, given[field.name]) for field in plain) and not any(
+        field.secret for field in plain
+    ):
+        return {WHOLE: to_json(given)}
     form: dict[str, str] = {}
     for field in plain:
         if field.name in given and not field.secret:
@@ -148,6 +152,11 @@ def shown_again(fields: Sequence[Field], form: Mapping[str, str]) -> dict[str, s
     if hidden:
         hidden |= {WHOLE, f"arg.{REST}"}
     return {key: text for key, text in form.items() if key not in hidden}
+
+
+def _reads_as_default(field: Field, value: Any) -> bool:
+    """Whether the field would be empty, which stands for its default and not for this value."""
+    return not field.required and not _text(field, value) and to_json(value) != field.default
 
 
 def _text(field: Field, value: Any) -> str:

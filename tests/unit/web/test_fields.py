@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peerjob import Secret
 from peerjob.model.signature import analyse
@@ -196,3 +198,60 @@ def test_arguments_fill_the_form_again_except_secrets() -> None:
     assert read_again["order"] == {"number": 1}
     assert form_of(fields, tuple(range(30)), {}) == {"json": f"[{','.join(map(str, range(30)))}]"}
     assert inspect.signature(typed).parameters.keys() == {one.name for one in fields}
+
+
+def with_defaults(
+    count: int = 5,
+    share: float = 0.5,
+    name: str = "x",
+    maybe: int | None = 7,
+    mode: Literal["fast", "1", 1] | None = "fast",
+    flag: bool = True,
+    numbers: list[int] | None = None,
+    anything: Any = 1,
+    **more: int,
+) -> None: ...
+
+
+def without_defaults(
+    count: int,
+    share: float,
+    name: str,
+    maybe: int | None,
+    mode: Literal["fast", "1", 1] | None,
+    flag: bool,
+    numbers: list[int] | None,
+    anything: Any,
+    **more: int,
+) -> None: ...
+
+
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "count": st.integers(-3, 3),
+    "share": st.sampled_from([0.0, 0.25, -1e20, 1e-9]),
+    "name": st.text(max_size=3) | st.sampled_from(["", " ", "null", '"x"', "[1]", "5", "true"]),
+    "maybe": st.none() | st.integers(-3, 3),
+    "mode": st.sampled_from(["fast", "1", 1, None]),
+    "flag": st.booleans(),
+    "numbers": st.none() | st.lists(st.integers(), max_size=2),
+    "anything": st.sampled_from([None, "", " ", "x", "5", 5, 0.5, [], {}, {"a": [None]}, False]),
+    "another": st.integers(),
+}
+
+
+@given(st.data(), st.sampled_from([with_defaults, without_defaults]))
+def test_a_filled_form_gives_the_arguments_again(data: st.DataObject, function: Callable[..., Any]) -> None:
+    given_all = data.draw(st.fixed_dictionaries(VALUES))
+    left_out = data.draw(st.sets(st.sampled_from(sorted(VALUES)))) if function is with_defaults else set[str]()
+    kwargs = {name: value for name, value in given_all.items() if name not in left_out}
+    fields = [*of(function).values()]
+    read_again = read_arguments(fields, form_of(fields, (), kwargs))
+    assert (read_again.problems, read_again.args) == ({}, ())
+    # in text, because True is equal to 1
+    assert repr(with_its_defaults(function, read_again.kwargs)) == repr(with_its_defaults(function, kwargs))
+
+
+def with_its_defaults(function: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    bound = inspect.signature(function).bind(**kwargs)
+    bound.apply_defaults()
+    return bound.arguments
