@@ -249,8 +249,7 @@ class _Import:
         for _ in range(_TRIES):
             (row,) = await self._store.get_schedules([instance.slot])
             if row is None:
-                await self._store.enqueue([instance.new()], node=NODE)
-                return []
+                return _refused([instance], await self._store.enqueue([instance.new()], node=NODE))
             fire = Fire(
                 schedule=instance.slot,
                 revision=row.revision,
