@@ -2,7 +2,7 @@
 
 import gc
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerjob.cluster.timetable import Timetable, TimetableEntry
@@ -128,6 +128,7 @@ def test_the_last_row_of_each_decides_however_often_it_was_written(rows: list[tu
     assert len(table) == len(expected)
 
 
+@settings(max_examples=25)
 @given(seconds=st.lists(st.integers(0, 50), min_size=60, max_size=60), times=st.integers(3, 6))
 def test_many_schedules_stay_in_order_when_old_rows_are_left_out(seconds: list[int], times: int) -> None:
     """Above twice their number and a hundred rows, the rows that no longer count are left out."""
