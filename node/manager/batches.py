@@ -19,8 +19,9 @@ A = TypeVar("A")
 
 MAX_REQUESTS = 4
 """How many batches of one `add_many` call are sent to the store concurrently."""
-FIRST_BATCH = 100
-"""Instances in the first batch of an iterator. The store has it while the next one is made."""
+FIRST_BATCH = 96
+"""Instances in the first batch of an iterator, as many as one request to etcd has. The store has it while the next one
+is made."""
 LEAST_HALVED = 32
 """Fewest requests of a batch that the batcher makes smaller, so that not all callers wait for the same answer."""
 MAX_REFUSED = 10_000

@@ -5,7 +5,7 @@ An entry has the revision of its last write.
 
 The engine keeps these limits, so drivers may rely on them:
 
-* A request has at most MAX_TRANSACTIONS transactions, and MAX_REQUEST_BYTES unless it has one transaction only.
+* A request has at most MAX_WIDE_TRANSACTIONS transactions, and MAX_REQUEST_BYTES unless it has one transaction only.
 * A transaction has at most MAX_TRANSACTION_OPS operations, unless it is the only one.
 * No two transactions of a request write the same key.
 """
@@ -21,9 +21,12 @@ from peerjob.model.capabilities import Capabilities
 from peerjob.model.errors import StoreUnavailableError
 
 MAX_TRANSACTIONS = 60
-"""Most transactions in one request; the engine cuts a larger batch into several requests."""
+"""Most transactions in one request, unless it is wide; the engine cuts a larger batch into several requests."""
+MAX_WIDE_TRANSACTIONS = 97
+"""Most transactions in a wide request, whose other parts are small, see `store/kv/write/request_parts.py`."""
 MAX_WIDTH = 122
-"""Most transactions plus compares in a request of several transactions, `also` included: etcd accepts 128."""
+"""Most transactions plus compares in a request of several transactions, `also` included: etcd accepts 128. The rest is
+for the reads, the answers and the guard of each request."""
 MAX_TRANSACTION_OPS = 24
 """Most operations in a transaction that shares a request with other transactions."""
 MAX_REQUEST_BYTES = 512 << 10

@@ -19,10 +19,6 @@ from msgspec.structs import replace
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreUnavailableError
 from peerjob.store.kv.format.base import (
-    MAX_REQUEST_BYTES,
-    MAX_TRANSACTION_OPS,
-    MAX_TRANSACTIONS,
-    MAX_WIDTH,
     Applied,
     Compare,
     Entry,
@@ -32,7 +28,6 @@ from peerjob.store.kv.format.base import (
     Put,
     Range,
     Transaction,
-    bytes_of,
 )
 from peerjob.store.kv.format.keys import Keys, below, prefix_end
 from peerjob.store.kv.format.rows import SLOTS
@@ -41,6 +36,7 @@ from peerjob.store.kv.index.queues import Opening, Queues
 
 from .answers import AnswerLog, AnswerLogPart
 from .gates import Gate
+from .request_parts import cut
 from .transaction_plan import Change
 
 T = TypeVar("T")
@@ -170,7 +166,9 @@ class Writer:
         """
         if not changes:
             return Written([])
-        parts = [_Part(changes, reads) for changes in _parts(await self._opened(changes))]
+        opened, beside = await self._opened(changes), len(extra_ops) + len(reads)
+        requests = [opened] if len(opened) == 1 else cut(opened, guards=len(guards), beside=beside)
+        parts = [_Part(part, reads) for part in requests]
         parts[0].extra_ops = extra_ops
         lease = 0 if answer_log is None else await self.short_lease()
         waiting = deque(parts)
@@ -407,37 +405,6 @@ def _adders(changes: Iterable[Change]) -> dict[str, int]:
         for queue in (adds[0][0],) if len(adds) == 1 else {queue for queue, _ in adds}:
             adders[queue] = adders.get(queue, 0) + 1
     return adders
-
-
-def _parts(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
-    """Cut a batch into requests, by the limits on transactions, compares, operations and bytes."""
-    start, size, compares = 0, 0, 0
-    shared: set[str] = set()
-    for at, change in enumerate(changes):
-        heavy = len(change.ops) > MAX_TRANSACTION_OPS
-        compares += len(change.compares)
-        own = bytes_of(change.compares, change.ops)
-        size += own
-        for queue, _ in change.adds:
-            shared.add(queue)
-        for kind, _, _ in change.shifts:
-            shared.add(kind)
-        transactions = at - start + 1
-        over = (
-            transactions > MAX_TRANSACTIONS
-            or size > MAX_REQUEST_BYTES
-            or transactions + 1 + compares + len(shared) > MAX_WIDTH
-        )
-        if at > start and (over or heavy):
-            yield changes[start:at]
-            start, size, compares = at, own, len(change.compares)
-            shared = {queue for queue, _ in change.adds} | {kind for kind, _, _ in change.shifts}
-        if heavy:
-            yield changes[start : at + 1]
-            start, size, compares = at + 1, 0, 0
-            shared = set()
-    if start < len(changes):
-        yield changes[start:]
 
 
 def _summed(changes: Iterable[Change]) -> dict[str, list[int]]:

@@ -18,7 +18,7 @@ from peerjob.model.record import MAX_BATCH, StoreLimits
 from peerjob.model.state import State
 from peerjob.model.stored_limit import MAX_CONCURRENCY, KindLimits, LimitNumbers, SharedLimit
 from peerjob.store.base import Store
-from peerjob.store.kv.format.base import MAX_TRANSACTIONS, Applied, Compare, Entry, Found, Put, Range, Transaction
+from peerjob.store.kv.format.base import MAX_WIDE_TRANSACTIONS, Applied, Compare, Entry, Found, Put, Range, Transaction
 from peerjob.store.kv.format.keys import Keys, timed
 from peerjob.store.kv.index import counts, queues
 from peerjob.store.kv.queue import claim_limits
@@ -520,7 +520,7 @@ async def test_an_enqueue_that_is_refused_half_way_tells_so(
     await store.open()
     kv.allowed = allowed
     with pytest.raises(StorePermissionError) as refused:
-        await store.enqueue(make.instances(2 * MAX_TRANSACTIONS))
+        await store.enqueue(make.instances(2 * MAX_WIDE_TRANSACTIONS))
     assert refused.value.is_unsure == is_unsure
 
 

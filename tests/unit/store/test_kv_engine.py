@@ -18,7 +18,7 @@ from peerjob.model.repeats import REPEAT_US
 from peerjob.model.state import State
 from peerjob.store.kv.format.base import (
     MAX_REQUEST_BYTES,
-    MAX_TRANSACTIONS,
+    MAX_WIDE_TRANSACTIONS,
     Applied,
     Compare,
     Delete,
@@ -32,8 +32,8 @@ from peerjob.store.kv.format.keys import Keys
 from peerjob.store.kv.format.rows import SMALL
 from peerjob.store.kv.store import KVStore
 from peerjob.store.kv.write.context import KVCommands
+from peerjob.store.kv.write.request_parts import cut
 from peerjob.store.kv.write.transaction_plan import Change
-from peerjob.store.kv.write.writer import _parts  # pyright: ignore[reportPrivateUsage]
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.store.rules import digest
 from peerjob.testing.clock import VirtualClock
@@ -517,14 +517,14 @@ NOT_OF_INSTANCES = {"layout", "counted", "count", "head", "node", "live", "idle"
 def test_a_batch_is_cut_where_the_next_change_does_not_fit(size: int) -> None:
     """Also by bytes, with those of the first change of each request."""
     changes = [Change([], [Put(f"key {number:03}", bytes(size))], adds=(("q", ""),)) for number in range(130)]
-    parts = list(_parts(changes))
+    parts = list(cut(changes))
     assert [change for part in parts for change in part] == changes
     sizes = [sum(bytes_of(change.compares, change.ops) for change in part) for part in parts]
     assert all(total <= MAX_REQUEST_BYTES or len(part) == 1 for total, part in zip(sizes, parts, strict=True))
-    assert all(len(part) <= MAX_TRANSACTIONS for part in parts)
+    assert all(len(part) <= MAX_WIDE_TRANSACTIONS for part in parts)
     one = bytes_of((), changes[0].ops)
     assert all(
-        total + one > MAX_REQUEST_BYTES or len(part) == MAX_TRANSACTIONS
+        total + one > MAX_REQUEST_BYTES or len(part) == MAX_WIDE_TRANSACTIONS
         for total, part in zip(sizes, parts[:-1], strict=False)
     )
 
