@@ -80,6 +80,19 @@ class ResidueRules(StoreSuite):
         assert await brief.descriptors(["old"]) == [()]
         await self.assert_nothing_left(brief)
 
+    @pytest.mark.parametrize("kinds", [("work", "rare"), ("work", *(f"kind-{number}" for number in range(60)))])
+    async def test_kinds_that_a_later_node_uses_are_not_forgotten(self, store: Store, kinds: tuple[str, ...]) -> None:
+        first = await self.join(store, "first", kinds)
+        assert (await first.claim()).claims == ()
+        await store.leave(first.incarnation)
+        second = await self.join(store, "second", kinds)
+        assert (await second.claim()).claims == ()
+        for _ in range(3):
+            await store.expire(10)
+        await store.enqueue(late := self.make.instances(1))
+        assert await self.hinted(second, "work")
+        assert [claim.id for claim in await second.take()] == [new.id for new in late]
+
     async def test_a_node_that_claimed_work_for_another_is_not_idle(self, store: Store) -> None:
         """The claim took its registration: new work sends it no hint, so a renewal says that it must claim."""
         first, second = await self.join(store, "first"), await self.join(await self.open(), "second")
