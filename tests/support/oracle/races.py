@@ -103,7 +103,7 @@ class Race:
 
     def _orders(self) -> Iterator[tuple[Sequence[int], int]]:
         """The orders that the steps can have, each with the number of steps whose ends are followed up later."""
-        for late in range(len(self._steps) if self._known.flowing else 1):
+        for late in range(max(1, len(self._steps)) if self._known.flowing else 1):
             for order in permutations(range(len(self._steps))):
                 if all(order.index(first) < order.index(second) for first, second in self._pairs):
                     yield order, late

@@ -312,6 +312,15 @@ class LedgerRules(ScheduleSuite):
             assert len(await self.ledger(small)) <= 4
         assert await self.numbers(small) == [(number, FIRED, 1) for number in range(5, 9)]
 
+    async def test_of_one_time_the_record_of_the_earliest_request_goes_first(self, store: Store) -> None:
+        small = await self.open(StoreLimits(max_fires=2))
+        row = await self.schedule(small)
+        triggers = sorted((self.a_fire(row, 0, TRIGGERED) for _ in range(6)), key=lambda fire: fire.request)
+        for number in (5, 2, 0, 3, 4, 1):
+            await self.done(small, triggers[number], node="leader" if number < 3 else "")
+        left = [record.request for record in await self.ledger(small)]
+        assert sorted(left) == [triggers[number].request for number in (1, 5)]
+
     async def test_records_are_kept_for_so_long(self, store: Store) -> None:
         await self.schedule(store)
         for number in range(4):

@@ -79,6 +79,16 @@ local function add_gap(name, stretch, record)
   return add_fire(key, record)
 end
 
+-- Whether a record is removed before another: at one nominal time, the stretch, the instance, then triggers by request.
+local function goes_first(one, other)
+  if one.nominal ~= other.nominal then
+    return one.nominal < other.nominal
+  elseif one.rank ~= other.rank then
+    return one.rank < other.rank
+  end
+  return one.request < other.request
+end
+
 -- Remove the earliest records beyond the limits of number and age, except those of `written`: the records of this call
 -- are the answers if the same call comes again. The caller sends all other writes first. `trimmed` is the latest nominal
 -- time whose record of an instance was removed.
@@ -99,10 +109,12 @@ local function trim_ledger(name, max_fires, kept, trimmed, written)
   for _, key in ipairs(keys) do
     for _, raw in ipairs(call('ZRANGE', key, 0, MAX_TRIMMED - 1)) do
       local record = read_fire(raw)
-      early[#early + 1] = {key = key, raw = raw, record = record, nominal = record.nominal_us or 0}
+      local rank = key == gaps_key(name) and 0 or is_nominal(record) and 1 or 2
+      early[#early + 1] = {key = key, raw = raw, record = record, nominal = record.nominal_us or 0, rank = rank,
+        request = record.request or ''}
     end
   end
-  table.sort(early, function(a, b) return a.nominal < b.nominal end)
+  table.sort(early, goes_first)
   local latest_trimmed, removed = tonumber(trimmed), 0
   for n = 1, min(MAX_TRIMMED, #early) do
     local one = early[n]
