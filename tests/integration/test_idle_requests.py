@@ -34,6 +34,8 @@ KINDS = 1_700
 """Kinds of each node. No other node runs them, so that the namespace has six times as many."""
 SETTLING, COUNTED = 2, 9
 """Renewals of a node before its requests are counted, and while they are counted."""
+MOST_OF_TURN = {"etcd": 3}
+"""Most requests of a turn of an idle node; 1 on the other engines."""
 MOST_OF_LEADER, MOST_OF_FOLLOWER = 5.0, 2.0
 """The goals of docs/scaling.md, in requests a second."""
 
@@ -81,14 +83,16 @@ class Idlers:
     async def rate(self) -> float:
         """Requests of all nodes in a second, without those of `expire`, which `of_expire` has.
 
-        Renewals tell the time, so a machine that stalls changes nothing.
+        Renewals tell the time, so a machine that stalls changes nothing. A node asks for work again only after its
+        event loop or the server stood still, so these requests do not count.
         """
         await self._renewed(SETTLING)
-        renewals, requests = self._of("renew"), self._requests()
+        renewals, turns, requests = self._of("renew"), self._of("turn"), self._requests()
         await self._renewed(COUNTED)
         seconds = (self._of("renew") - renewals) * INTERVAL / len(self._calls)
         assert not self._of("expire")
-        return (self._requests() - requests) / seconds
+        of_turns = (self._of("turn") - turns) * MOST_OF_TURN.get(self._site.engine, 1)
+        return (self._requests() - requests - of_turns) / seconds
 
     async def of_expire(self) -> tuple[float, float]:
         """Requests a second for `expire`: of the leader, and of a follower."""

@@ -21,7 +21,8 @@ from support.waiting import until
 
 ROLE_HEADER = "x-role"
 HOSTILE = (
-    """<script>alert(1)</script><img src=x onerror=alert(2)>"'`{{7*7}}${7*7}javascript:alert(3)\x1b[31m\u202egnp.exe"""
+    """<script>alert(1)</script><img src=x onerror=alert(2)>"'`{{7919*7907}}${7919*7907}"""
+    "javascript:alert(3)\x1b[31m\u202egnp.exe"
 )
 """Text that would run as a script, as a template, in an attribute or in a terminal, or would show in another order."""
 QUEUED = 2_000
