@@ -48,7 +48,7 @@ class CallParameters:
         """The types of all parameters, if a call with such values fits and needs no check to be encoded; else None."""
         is_untyped = all(position.exact is ANYTHING for position in self._positions)
         self._untyped_counts = range(self._min_args if is_untyped else 1, self._max_args + 1 if is_untyped else 0)
-        """How many values fit, of whatever types; none if a parameter has a type."""
+        """The numbers of values that fit, of any type; empty if a parameter has a type."""
 
     # -- before a call is stored -------------------------------------------------------------------------------
 

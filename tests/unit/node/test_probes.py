@@ -111,7 +111,7 @@ async def test_it_is_not_drained_while_an_outcome_is_on_its_way(clock: VirtualCl
 async def test_it_is_drained_when_the_drain_has_ended_and_not_before(
     clock: VirtualClock, verb: str, fault: str, seconds: float | None
 ) -> None:
-    """Whatever of it is on its way to the store, with a body that runs, that has ended, or without one."""
+    """With each request of the drain on its way; a body runs, has ended, or was never there."""
     url = shared_url()
     flaky = flaky_store(clock, url)
     async with (

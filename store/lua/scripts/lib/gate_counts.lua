@@ -10,6 +10,13 @@ local MAX_HELD, HELD_SIZE, ONE = 8, 52, '\0\0\0\1'
 -- for each one that comes.
 local MANY_WAITING = 16
 
+-- Let the server make a table of a sorted set: a long member, which leaves it at once, makes the difference.
+local function make_table(set)
+  local long = string.rep(' ', 65)
+  call('ZADD', set, 0, long)
+  call('ZREM', set, long)
+end
+
 -- Return the arguments of an HSET, or nil if there are none. If the hash does not exist yet (`is_unused`), add a long value,
 -- of which the last argument takes the place, so that the server makes a table, until the hash is empty or the server
 -- restarts. Otherwise a hash of up to 512 short values would be a list, which the server searches for each field.

@@ -48,9 +48,7 @@ for key, list in pairs(waits) do
   local set = PREFIX .. 'w:' .. #kind .. ':' .. kind .. key
   call('ZADD', set, unpack(list))
   if many[key] then
-    local long = string.rep(' ', 65)
-    call('ZADD', set, 0, long)
-    call('ZREM', set, long)
+    make_table(set)
   end
 end
 call('MSET', unpack(strings))

@@ -47,9 +47,7 @@ elseif not enters_text then
   call('ZADD', target, priority, place .. id .. 'w' .. packed)
   waiting = waiting + 1
   if waiting == MANY_WAITING then
-    local long = string.rep(' ', 65)
-    call('ZADD', target, 0, long)
-    call('ZREM', target, long)
+    make_table(target)
   end
 end
 call('HSET', g, unpack(of_table({id, (passes and 'q' or 'w') .. place .. packed .. gate_key}, is_unused)))
