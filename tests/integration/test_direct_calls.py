@@ -1,7 +1,6 @@
 """Threads without an event loop store runs on connections of their own; the event loop of the node takes what fails."""
 
 import asyncio
-import os
 import signal
 import threading
 import time
@@ -40,6 +39,7 @@ from peerjob.store.lua.store import lua_store
 from peerjob.store.url import Host
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 from support.etcd import Certificates
+from support.forks import fork
 from support.lua_site import CuttingProxy
 from support.sentinels import WatchedServers
 from support.servers import Server, StartServer, free_port, needed, tls_scheme
@@ -333,19 +333,16 @@ def test_a_full_server_is_told_as_such(start_server: StartServer, namespace: str
 def test_a_forked_child_has_connections_of_its_own(direct_url: str, namespace: str) -> None:
     with opened(direct_url, namespace) as manager:
         manager.schedule(ADD, 0, 1)
-        child = os.fork()
-        if not child:
-            status = 1
-            try:
-                manager.schedule(ADD, 0, 2)
-                manager.schedule(ADD, 0, 3)
-                manager.close()
-                status = 0
-            finally:
-                os._exit(status)
+
+        def enqueue() -> None:
+            manager.schedule(ADD, 0, 2)
+            manager.schedule(ADD, 0, 3)
+            manager.close()
+
+        child = fork(enqueue)
         for number in range(4, 30):
             manager.schedule(ADD, 0, number)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert child.exit_code() == 0
         manager.schedule(ADD, 0, 30)
         assert sums(manager) == list(range(1, 31))
 

@@ -1,12 +1,9 @@
 """A process forks while it has a node or a client: the child leaves the parent's alone, and is told so."""
 
 import asyncio
-import os
-import signal
+import subprocess
+import sys
 import time
-import traceback
-from collections.abc import Callable
-from typing import NoReturn
 
 import pytest
 
@@ -14,6 +11,7 @@ from peerjob import Client, Job, Node, NodeStateError, Server, StoreError
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import StoreLimits
 from peerjob.store.drivers import open_store
+from support.forks import in_child
 from support.waiting import IN_TIME, PATIENCE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -24,26 +22,6 @@ async def double(n: int) -> int:
 
 
 DOUBLE = Job("double", double)
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Run a function in a forked child, which SIGALRM ends if it hangs; return the exit code."""
-    pid = os.fork()
-    if pid == 0:
-        _end_with(work)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def _end_with(work: Callable[[], object]) -> NoReturn:
-    signal.alarm(round(PATIENCE))
-    status = 1
-    try:
-        work()
-        status = 0
-    except BaseException:  # noqa: BLE001  # pytest shows what the child prints
-        traceback.print_exc()
-    finally:
-        os._exit(status)
 
 
 @pytest.fixture(params=["redis_url", "valkey+glide", "etcd_url", "sqlite"])
@@ -171,3 +149,32 @@ def test_grpc_is_refused_where_it_would_hang() -> None:
             assert (await client.stats()).counts
 
     asyncio.run(parent())
+
+
+_FORKS_AFTER_GRPC = """
+import asyncio, gc, os, signal, sys
+from peerjob import Client, Node, Server
+
+async def use() -> list[object]:
+    async with Node() as node, Server(node, "127.0.0.1:0") as server, Client(server.target) as client:
+        await client.stats()
+        return [client, server]
+
+used = asyncio.run(use())
+if len(sys.argv) > 1:
+    used.append(used)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(30)
+    del used
+    gc.collect()
+    sys.exit(3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("in_cycle", [False, True])
+def test_a_child_frees_the_grpc_of_its_parent_and_ends(in_cycle: bool) -> None:
+    """The last object that is freed would wait for a thread that only the parent has."""
+    program = [sys.executable, "-c", _FORKS_AFTER_GRPC, *["cycle"] * in_cycle]
+    assert subprocess.run(program, check=False, timeout=PATIENCE).returncode == 3

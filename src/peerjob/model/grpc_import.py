@@ -7,6 +7,8 @@ this setting only from the environment, at its import.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 
 from .errors import NodeStateError
@@ -15,6 +17,9 @@ _FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
 
 _users: list[int] = []
 """The id of the process that used gRPC first, of this process and those from which it was forked."""
+
+_kept: list[object] = []
+"""The objects of gRPC that this process has from its parent."""
 
 
 def import_grpc() -> None:
@@ -33,8 +38,24 @@ def begin_grpc() -> None:
     """Call this before a use of gRPC; raises NodeStateError in a process that was forked after such a use."""
     if not _users:
         _users.append(os.getpid())
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_keep_objects)
     elif _users[0] != os.getpid():
         raise NodeStateError(
             f"process {_users[0]} used gRPC before it forked this process, where calls of gRPC would hang: use gRPC "
             "only after the fork, or start this process with the method 'spawn' of multiprocessing"
         )
+
+
+def _keep_objects() -> None:
+    """Keep the objects of gRPC in a forked child, also past its exit.
+
+    To free the last one is to wait without end for a thread that only the parent has, with the interpreter locked.
+    """
+    _kept.extend(item for item in gc.get_objects() if _is_of_grpc(item))
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))
+
+
+def _is_of_grpc(item: object) -> bool:
+    module: object = getattr(type(item), "__module__", None)  # a class can set it to anything
+    return isinstance(module, str) and module.partition(".")[0] == "grpc"

@@ -37,6 +37,7 @@ from peerjob.model.record import StoreLimits
 from peerjob.store.drivers import open_store
 from peerjob.testing import running_node
 from support.factories import shared_url
+from support.forks import in_child
 from support.waiting import IN_TIME
 
 
@@ -197,19 +198,6 @@ def test_sync_jobs_get_the_blocking_twins() -> None:
 
 
 # -- forks -----------------------------------------------------------------------------------------------------------
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Run something in a forked child and return its exit status: 0 when it raised nothing."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
