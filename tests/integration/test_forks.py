@@ -154,15 +154,19 @@ def test_grpc_is_refused_where_it_would_hang() -> None:
 _FORKS_AFTER_GRPC = """
 import asyncio, gc, os, signal, sys
 from peerjob import Client, Node, Server
+import grpc.aio
 
 async def use() -> list[object]:
     async with Node() as node, Server(node, "127.0.0.1:0") as server, Client(server.target) as client:
         await client.stats()
-        return [client, server]
+        return [client, server, grpc.aio.insecure_channel(server.target)]
 
 used = asyncio.run(use())
-if len(sys.argv) > 1:
+if "cycle" in sys.argv:
     used.append(used)
+if "frozen" in sys.argv:
+    gc.collect()
+    gc.freeze()
 pid = os.fork()
 if pid == 0:
     signal.alarm(30)
@@ -173,8 +177,8 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
-@pytest.mark.parametrize("in_cycle", [False, True])
-def test_a_child_frees_the_grpc_of_its_parent_and_ends(in_cycle: bool) -> None:
+@pytest.mark.parametrize("kept_in", ["names", "cycle", "frozen"])
+def test_a_child_frees_the_grpc_of_its_parent_and_ends(kept_in: str) -> None:
     """The last object that is freed would wait for a thread that only the parent has."""
-    program = [sys.executable, "-c", _FORKS_AFTER_GRPC, *["cycle"] * in_cycle]
+    program = [sys.executable, "-c", _FORKS_AFTER_GRPC, kept_in]
     assert subprocess.run(program, check=False, timeout=PATIENCE).returncode == 3

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+from collections.abc import Callable
 
 from .errors import NodeStateError
 
@@ -20,6 +21,9 @@ _users: list[int] = []
 
 _kept: list[object] = []
 """The objects of gRPC that this process has from its parent."""
+
+_module_of: Callable[[type], object] = vars(type)["__module__"].__get__
+"""The module of a class, without code of its metaclass."""
 
 
 def import_grpc() -> None:
@@ -52,10 +56,17 @@ def _keep_objects() -> None:
 
     To free the last one is to wait without end for a thread that only the parent has, with the interpreter locked.
     """
+    were_frozen = gc.get_freeze_count() > 0
+    gc.unfreeze()  # the list of all objects has no frozen ones
     _kept.extend(item for item in gc.get_objects() if _is_of_grpc(item))
+    if were_frozen:
+        gc.freeze()
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))
 
 
 def _is_of_grpc(item: object) -> bool:
-    module: object = getattr(type(item), "__module__", None)  # a class can set it to anything
+    try:
+        module = _module_of(type(item))
+    except AttributeError:
+        return False
     return isinstance(module, str) and module.partition(".")[0] == "grpc"
