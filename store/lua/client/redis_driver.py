@@ -130,7 +130,9 @@ class RedisDriver(Driver):
                 connection.end()
             raise StoreUnavailableError(self._address.url, str(error)) from error
         except (ServerError, DisconnectedError, OSError) as error:
-            self._drop(connection)
+            # Without a connection, this can be the refusal of a server that the driver has left since.
+            if connection is not None or losses == self._losses:
+                self._drop(connection)
             if isinstance(error, StoreError):
                 raise
             raise self._failure(error, timeout) from error

@@ -12,6 +12,7 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.store.lua.client import sentinel as sentinel_module
 from peerjob.store.lua.client.address import parse_address
 from peerjob.store.lua.client.connection import ServerConnection
+from peerjob.store.lua.client.connection_options import ConnectionOptions
 from peerjob.store.lua.client.redis_driver import RedisDriver
 from peerjob.store.url import Host
 from support.listening import listening
@@ -172,6 +173,33 @@ async def test_a_connection_that_opens_during_a_failover_is_not_used(
         await failover.driver.info()
     assert told
     assert "INFO" not in failover.old.seen
+    assert await failover.driver.info() == {"name": "new"}
+
+
+async def test_a_late_refusal_of_the_old_primary_keeps_the_new_one(
+    failover: Failover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another call has found the new primary, while this one still connects to the old one."""
+    connect, asked, refused = ServerConnection.open, asyncio.Event(), asyncio.Event()
+
+    async def slow(server: Host | str, options: ConnectionOptions, deadline: float) -> ServerConnection:
+        if server == failover.driver.server == failover.old.host:  # it was found, and asked for its role
+            asked.set()
+            await refused.wait()
+            raise ConnectionRefusedError("refused")
+        return await connect(server, options, deadline)
+
+    monkeypatch.setattr(ServerConnection, "open", slow)
+    failover.driver.give_up()
+    late = asyncio.create_task(failover.driver.info())
+    await asked.wait()
+    failover.driver.give_up()
+    failover.sentinel.knows(failover.new.host)
+    assert await failover.driver.info() == {"name": "new"}
+    refused.set()
+    with pytest.raises(StoreUnavailableError, match="refused"):
+        await late
+    assert failover.driver.peer == (failover.new.host, failover.new.host.name)
     assert await failover.driver.info() == {"name": "new"}
 
 
