@@ -217,6 +217,16 @@ def test_a_bad_name_of_a_table_is_refused(table: Any) -> None:
         Outbox(table)
 
 
+def test_a_connection_in_autocommit_makes_the_tables(postgres: Database, tmp_path: Path) -> None:
+    outbox = Outbox("in_autocommit")
+    with psycopg.connect(postgres.conninfo, autocommit=True) as connection:
+        outbox.create_table(connection)
+        assert connection.execute("SELECT count(*) FROM in_autocommit").fetchone() == (0,)
+    with contextlib.closing(sqlite3.connect(tmp_path / "shop.db", isolation_level=None)) as file:
+        outbox.create_table(file)
+        assert file.execute("SELECT count(*) FROM in_autocommit").fetchone() == (0,)
+
+
 def test_a_table_may_have_a_schema(postgres: Database) -> None:
     outbox = Outbox("app.own_outbox")
     with psycopg.connect(postgres.conninfo) as connection:

@@ -9,6 +9,7 @@ from peerjob import DecodeError
 from peerjob.model.record import LAST_MOMENT_US, NewInstance
 from peerjob.model.spec import Spec, encode
 from peerjob.sql.rows import VERSION, decode_row, encode_row
+from peerjob.sql.sessions import identity_of
 
 NOT_IN_A_ROW = {"delay_us", "attempts", "crashes", "losses"}
 """The delay becomes a time, and counts of runs come from another store only."""
@@ -60,3 +61,9 @@ def test_a_damaged_row_makes_no_record_that_cannot_be_read(field: str, value: An
     given: dict[str, Any] = {"kind": "k", "spec": encode(Spec(args=b"")), field: value}
     with pytest.raises(DecodeError, match=rf"row of an outbox cannot be read: .*\$\.{field}"):
         decode_row("i", bytes((VERSION,)) + msgspec.msgpack.encode(given))
+
+
+@pytest.mark.parametrize("host", ["", None, "127.0.0.1", "::1"])
+def test_names_of_this_machine_are_one_database(host: str | None) -> None:
+    assert identity_of("postgresql", host, None, "shop") == identity_of("postgresql", "localhost", 5432, "shop")
+    assert identity_of("postgresql", host, None, "shop") != identity_of("postgresql", "db", 5432, "shop")

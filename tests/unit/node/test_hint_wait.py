@@ -418,3 +418,19 @@ async def test_each_part_reads_the_store_after_a_call_for_hints_has_failed(
         await clock.advance(0.15)  # the next call for hints comes later
         assert failing.met.is_set()
         assert {"turn", "campaign", "changed_schedules"} <= set(flaky.calls)
+
+
+async def test_a_refused_repeat_of_a_claim_keeps_no_hint_from_the_node(
+    clock: VirtualClock, work: Work, flaky: FlakyStore, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with idle(clock, work, flaky, url) as (_, client):
+        flaky.stall_answers("claim_on_hint", times=1)
+        await clock.advance(HINTS_WAIT)
+        instance = await client.schedule("work")
+        flaky.refuse(StoreRefusedError("no"), "claim_on_hint")
+        await clock.run(instance.wait(), limit=20)
+        assert work.runs == 1
+        assert [record.getMessage() for record in logged(caplog)] == [
+            "the store refuses a claim with a hint; the node claims after hints for a while: no",
+            f"instance {instance.id}: the answer to its claim was lost; the node hands it back",
+        ]

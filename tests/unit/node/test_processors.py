@@ -484,3 +484,29 @@ async def test_a_cancelled_call_ends_as_cancelled_and_not_with_an_error(clock: V
         call.cancel()
         await asyncio.wait([call])
         assert call.cancelled()
+
+
+async def test_the_node_that_takes_back_an_instance_tells_its_new_state(clock: VirtualClock) -> None:
+    seen: list[tuple[str, State]] = []
+
+    async def sleep() -> None:
+        await asyncio.sleep(1000)
+
+    def note(instance: Instance[Any], state: State) -> None:
+        seen.append((instance.id, state))
+
+    url = shared_url()
+    flaky = flaky_store(clock, url)
+    told = Job("sleep", sleep, on_state_change=note)
+    async with (
+        running_node(told, clock=clock, store=url, name="heir", workers=0) as heir,
+        running_node(Job("sleep", sleep), clock=clock, store=flaky.store, name="lost"),
+    ):
+        instance = await heir.schedule("sleep")
+        await clock.advance(1)
+        assert (await instance.refresh()).state is State.PROCESSING
+        seen.clear()
+        flaky.fail()
+        await clock.advance(15)
+        assert seen == [(instance.id, State.SCHEDULED)]
+        flaky.heal()

@@ -4,7 +4,8 @@ import pytest
 
 from peerjob import Node, OptionError
 from peerjob.model.clock import SystemClock
-from peerjob.store.drivers import diagnose
+from peerjob.model.record import StoreLimits
+from peerjob.store.drivers import diagnose, open_store
 from peerjob.store.url import redact
 
 UNESCAPED = [
@@ -73,3 +74,9 @@ def test_a_url_with_a_part_that_has_no_meaning_is_refused(url: str, expected: st
 )
 def test_the_rest_of_a_url_is_shown(url: str, shown: str) -> None:
     assert redact(url) == shown
+
+
+@pytest.mark.parametrize("url", ["redis://h", "valkey://h", "redis+sentinel://h/m", "etcd://h", "memory://"])
+async def test_a_store_names_its_engine_before_it_is_open(url: str) -> None:
+    store = open_store(url, namespace="x", clock=SystemClock(), limits=StoreLimits())
+    assert store.capabilities.engine == url.partition(":")[0].partition("+")[0]
