@@ -130,9 +130,7 @@ class RedisDriver(Driver):
                 connection.end()
             raise StoreUnavailableError(self._address.url, str(error)) from error
         except (ServerError, DisconnectedError, OSError) as error:
-            # Without a connection, this can be the refusal of a server that the driver has left since.
-            if connection is not None or losses == self._losses:
-                self._drop(connection)
+            self._drop(connection, losses)
             if isinstance(error, StoreError):
                 raise
             raise self._failure(error, timeout) from error
@@ -224,15 +222,18 @@ class RedisDriver(Driver):
         primary, self._members = await locate(self._prefix, known, self._address, self.options)
         return primary
 
-    def _drop(self, connection: ServerConnection | None) -> None:
+    def _drop(self, connection: ServerConnection | None, losses: int | None = None) -> None:
         """Close a failed connection and all idle ones, unless it led to a server that the driver has left already.
 
-        All idle ones lead to one server, so they would fail one after the other.
+        All idle ones lead to one server, so they would fail one after the other. `losses` is the number from the start
+        of the call: a call without a connection was perhaps refused by the server that another call has left since.
         """
         if connection is not None:
             connection.end()
             if self._server is not None and connection.server != self._server:
                 return
+        elif losses not in (None, self._losses):
+            return
         self._drop_free()
         self._forget_server()
 
