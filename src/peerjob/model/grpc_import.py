@@ -7,7 +7,6 @@ this setting only from the environment, at its import.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 from collections.abc import Callable
@@ -56,6 +55,8 @@ def _keep_objects() -> None:
 
     To free the last one is to wait without end for a thread that only the parent has, with the interpreter locked.
     """
+    import ctypes  # only a forked child needs it
+
     were_frozen = gc.get_freeze_count() > 0
     gc.unfreeze()  # the list of all objects has no frozen ones
     _kept.extend(item for item in gc.get_objects() if _is_of_grpc(item))
