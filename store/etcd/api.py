@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import Any, Protocol, cast
 
 from peerjob.model.child_tasks import cancelled_after
-from peerjob.model.grpc_import import begin_grpc, import_grpc
+from peerjob.model.grpc_import import begin_grpc, import_grpc, owned
 
 from .address import EtcdAddress
 
@@ -66,9 +66,10 @@ class EtcdEndpoint:
         self._loop = asyncio.get_running_loop()
         if address.tls:
             ca, cert, key = certificates
-            self._channel = aio.secure_channel(target, grpc.ssl_channel_credentials(ca, key, cert), options=_OPTIONS)
+            channel = aio.secure_channel(target, grpc.ssl_channel_credentials(ca, key, cert), options=_OPTIONS)
         else:
-            self._channel = aio.insecure_channel(target, options=_OPTIONS)
+            channel = aio.insecure_channel(target, options=_OPTIONS)
+        self._channel = owned(channel)
         lease = etcd.LeaseStub(self._channel)
         self.txn: Unary = self._channel.unary_unary(_TXN, response_deserializer=etcd.TxnResponse.FromString)
         """The call for transactions. Requests are bytes that `wire` has encoded, which is faster than messages."""

@@ -154,12 +154,11 @@ def test_grpc_is_refused_where_it_would_hang() -> None:
 _FORKS_AFTER_GRPC = """
 import asyncio, gc, os, signal, sys
 from peerjob import Client, Node, Server
-import grpc.aio
 
 async def use() -> list[object]:
     async with Node() as node, Server(node, "127.0.0.1:0") as server, Client(server.target) as client:
         await client.stats()
-        return [client, server, grpc.aio.insecure_channel(server.target)]
+        return [client, server, *client._connection._nodes]
 
 used = asyncio.run(use())
 if "cycle" in sys.argv:

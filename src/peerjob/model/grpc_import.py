@@ -7,9 +7,9 @@ this setting only from the environment, at its import.
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Callable
+import weakref
+from typing import TypeVar
 
 from .errors import NodeStateError
 
@@ -18,11 +18,13 @@ _FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
 _users: list[int] = []
 """The id of the process that used gRPC first, of this process and those from which it was forked."""
 
-_kept: list[object] = []
-"""The objects of gRPC that this process has from its parent."""
+_owned = weakref.WeakSet[object]()
+"""The channels and servers of this process."""
 
-_module_of: Callable[[type], object] = vars(type)["__module__"].__get__
-"""The module of a class, without code of its metaclass."""
+_kept: list[object] = []
+"""The channels and servers that this process has from its parent."""
+
+T = TypeVar("T")
 
 
 def import_grpc() -> None:
@@ -42,7 +44,7 @@ def begin_grpc() -> None:
     if not _users:
         _users.append(os.getpid())
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_keep_objects)
+            os.register_at_fork(after_in_child=_keep)
     elif _users[0] != os.getpid():
         raise NodeStateError(
             f"process {_users[0]} used gRPC before it forked this process, where calls of gRPC would hang: use gRPC "
@@ -50,24 +52,16 @@ def begin_grpc() -> None:
         )
 
 
-def _keep_objects() -> None:
-    """Keep the objects of gRPC in a forked child, also past its exit.
+def owned(item: T) -> T:
+    """Return a new channel or server. A forked child keeps it until it ends.
 
-    To free the last one is to wait without end for a thread that only the parent has, with the interpreter locked.
+    To free the last one in a child is to wait without end for a thread that only the parent has, with the interpreter
+    locked.
     """
-    import ctypes  # only a forked child needs it
-
-    were_frozen = gc.get_freeze_count() > 0
-    gc.unfreeze()  # the list of all objects has no frozen ones
-    _kept.extend(item for item in gc.get_objects() if _is_of_grpc(item))
-    if were_frozen:
-        gc.freeze()
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))
+    _owned.add(item)
+    return item
 
 
-def _is_of_grpc(item: object) -> bool:
-    try:
-        module = _module_of(type(item))
-    except AttributeError:
-        return False
-    return isinstance(module, str) and module.partition(".")[0] == "grpc"
+def _keep() -> None:
+    # uvloop calls this also in a child that only starts a program. So it looks at no other objects.
+    _kept.extend(_owned)

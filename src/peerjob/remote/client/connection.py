@@ -23,7 +23,7 @@ from peerjob.model.errors import (
     StoreError,
     UnauthenticatedError,
 )
-from peerjob.model.grpc_import import begin_grpc
+from peerjob.model.grpc_import import begin_grpc, owned
 from peerjob.model.listen_address import GRPC_PORT
 from peerjob.remote.wire import rpcs
 from peerjob.remote.wire.compression import UNCOMPRESSED
@@ -109,7 +109,7 @@ class Connection:
                 channel = grpc.aio.insecure_channel(address, options=self._options())
             else:
                 channel = grpc.aio.secure_channel(address, credentials, options=self._options())
-            self._nodes.append(NodeAddress(address, channel, self._metadata))
+            self._nodes.append(NodeAddress(address, owned(channel), self._metadata))
 
     async def close(self) -> None:
         """Cancel open calls; idempotent. It does nothing in a forked child, as the channels are those of the parent."""

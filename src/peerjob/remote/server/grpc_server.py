@@ -13,7 +13,7 @@ import grpc
 from peerjob.model.arguments import whole_number
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError
-from peerjob.model.grpc_import import begin_grpc
+from peerjob.model.grpc_import import begin_grpc, owned
 from peerjob.model.limits import MAX_SIZE
 from peerjob.model.listen_address import address_not_free, parse_listen
 from peerjob.model.startable import Startable
@@ -81,9 +81,8 @@ class GrpcServer(Startable):
             raise NodeStateError(f"this server listens on port {self.port} already")
         begin_grpc()
         service = self._make_service()
-        server = grpc.aio.server(
-            interceptors=self._interceptors(), options=server_options(self._max_message, self._max_connections)
-        )
+        options = server_options(self._max_message, self._max_connections)
+        server = owned(grpc.aio.server(interceptors=self._interceptors(), options=options))
         server.add_generic_rpc_handlers((service.generic_handler(),))
         address = f"{self.host}:{self._asked_port}"
         try:
