@@ -38,7 +38,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         "open calls of one caller": [calls.MAX_CALLS_CALLER],
         "answers that one caller has not read": [calls.MAX_UNREAD >> 20],
         "calls of one address whose token is being checked": [calls.MAX_ADMITTING],
-        "messages on the way from one connection; from one token": [
+        "messages on the way from one connection; from one caller": [
             calls.MAX_RECEIVING_CONNECTION,
             calls.MAX_RECEIVING,
         ],

@@ -11,6 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from peerjob import Job, OptionError, Role, Server, Token, Tokens
+from peerjob.model.trusted_proxies import HEADER
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.server import calls, connection_shares
 from peerjob.remote.wire.rpcs import SERVICE
@@ -29,9 +30,11 @@ OWN: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1)]
 class Silent:
     """A call that sends no message until it is let go on."""
 
-    def __init__(self, channel: grpc.aio.Channel, path: str, token: str | None = None) -> None:
+    def __init__(self, channel: grpc.aio.Channel, path: str, token: str | None = None, address: str = "") -> None:
         self._go_on = asyncio.Event()
-        metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        metadata = [] if token is None else [("authorization", f"Bearer {token}")]
+        if address:
+            metadata.append((HEADER, address))
         method: Any = channel.stream_unary(path)
         self.call: Any = method(self._messages(), metadata=metadata, timeout=PATIENCE)
 
@@ -83,6 +86,26 @@ async def test_few_messages_are_received_on_a_connection_at_a_time() -> None:
             one.go_on()
         assert {await one.code() for one in silent} == {Code.OK}
         assert at_a_connection(server) == 0
+
+
+async def test_without_tokens_the_silent_calls_of_one_address_keep_no_other_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calls, "MAX_RECEIVING", 1)
+    async with (
+        served(WORK, trusted_proxies=["127.0.0.1"]) as (_, server),
+        grpc.aio.insecure_channel(server.target, options=OWN) as channel,
+        grpc.aio.insecure_channel(server.target, options=OWN) as other,
+    ):
+        silent = [Silent(channel, VERSION, address="192.0.2.1") for _ in range(2)]
+        await until(lambda: (receiving(server), at_a_connection(server)) == (1, 2))
+        answered = Silent(other, VERSION, address="192.0.2.2")
+        answered.go_on()
+        assert await answered.code() is Code.OK
+        assert not any(one.call.done() for one in silent)
+        for one in silent:
+            one.go_on()
+        assert {await one.code() for one in silent} == {Code.OK}
 
 
 async def test_a_message_that_does_not_arrive_ends_its_call(monkeypatch: pytest.MonkeyPatch) -> None:

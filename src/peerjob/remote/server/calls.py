@@ -174,20 +174,20 @@ class OpenCalls(BackgroundRole):
         else:
             self._unread.pop(key, None)
 
-    async def receive(self, caller: Principal, context: Context) -> Any:
-        """The message of a call, when the caller may send it."""
+    async def receive(self, key: str, context: Context) -> Any:
+        """The message of a call, when its caller may send it; `key` is the name under which its caller is counted."""
         task, peer = _current(), context.peer()
         if (turn := self._by_connection.take(peer)) is not None:
             await turn
         try:
-            if (turn := self._by_caller.take(caller.credential)) is not None:
+            if (turn := self._by_caller.take(key)) is not None:
                 await turn
             try:
                 self._receiving[task] = self.clock.elapsed()
                 return await _message(context)
             finally:
                 self._receiving.pop(task, None)
-                self._by_caller.give_back(caller.credential)
+                self._by_caller.give_back(key)
         finally:
             self._by_connection.give_back(peer)
 

@@ -133,7 +133,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             else:
                 caller = await self._admit(path, address, context)  # it waits for nothing, so there is nothing to count
             key = await self.calls.count(caller, address, context)
-            given = requests if handler.request_streaming else await self.calls.receive(caller, context)
+            given = requests if handler.request_streaming else await self.calls.receive(key, context)
             return given, key, self.calls.long(caller) if long else _NOTHING
 
         return self._with(accepted, handler, acts=path in _ACTS)
