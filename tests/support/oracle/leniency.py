@@ -63,7 +63,8 @@ def alike(
         case verb if how == "cancelled" and verb in _GIVEN_UP:
             return _GIVEN_UP[verb](ours), _GIVEN_UP[verb](theirs)
         case "fire" if how in REPEATED or how == "cancelled":
-            return ours, _as_recorded(ours, theirs)
+            theirs = _as_recorded(ours, theirs)
+            return ours, _as_joined(ours, theirs) if how == "cancelled" else theirs
         case "watch_final":
             # *Choice*: the record of a final instance, or its state if the reply is long enough
             return [_state_of(one) for one in ours], [_state_of(one) for one in theirs]
@@ -123,6 +124,27 @@ def _as_recorded(ours: list[FireAnswer], theirs: list[FireAnswer]) -> list[FireA
         our if their.status is FireStatus.STALE and (our.status is FireStatus.KNOWN or _is_stretch(our)) else their
         for our, their in zip(ours, theirs, strict=True)
     ]
+
+
+def _as_joined(ours: list[FireAnswer], theirs: list[FireAnswer]) -> list[FireAnswer]:
+    """The answers to fires of a call that was given up.
+
+    If that call has done them, a fire has the record of the stretch that a later fire of the call has joined. The
+    answer to the later fire shows whether this record is right.
+    """
+    return [
+        our
+        if any(
+            _is_stretch(our) and their == theirs[later] and _start_of(our) == _start_of(ours[later])
+            for later in range(place + 1, len(ours))
+        )
+        else their
+        for place, (our, their) in enumerate(zip(ours, theirs, strict=True))
+    ]
+
+
+def _start_of(answer: FireAnswer) -> int | None:
+    return None if answer.record is None else answer.record.nominal_us
 
 
 def _is_stretch(answer: FireAnswer) -> bool:

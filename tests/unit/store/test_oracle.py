@@ -126,6 +126,26 @@ def test_the_repeat_of_a_known_fire_may_be_stale_only_if_the_first_answer_was_gi
     assert compared("") == ([known], [stale])
 
 
+def test_an_earlier_fire_may_have_the_joined_record_only_if_the_first_answer_was_given_up() -> None:
+    first, joined = (
+        FireAnswer(
+            status=FireStatus.DONE,
+            record=FireRecord(nominal_us=1, outcome=FireOutcome.SKIPPED, request=str(count), count=count),
+        )
+        for count in (1, 2)
+    )
+
+    async def call(side: Side) -> None:
+        return None
+
+    def compared(how: str, theirs: list[FireAnswer]) -> tuple[list[FireAnswer], list[FireAnswer]]:
+        return alike(Made("fire", call), [first, joined], theirs, how, first=None, present=(), damaged=Damaged())
+
+    assert compared("cancelled", [joined, joined]) == ([first, joined], [first, joined])
+    assert compared("cancelled", [joined, first]) == ([first, joined], [joined, first])
+    assert compared("repeated", [joined, joined]) == ([first, joined], [joined, joined])
+
+
 async def test_a_report_of_a_cancelled_instance_writes_nothing(clock: VirtualClock) -> None:
     reference, make = Reference(StoreLimits(), strict=True), Factory(clock)
     peer = await Peer(store=reference.store, info=make.node("peer"), make=make).join()
