@@ -47,7 +47,7 @@ def _confusions(annotation: Any, seen: set[Any]) -> Iterator[str]:
     if origin in (Union, types.UnionType):
         members = [member for part in parts for member in StoredShape(part).members]
         for first, other in itertools.combinations(members, 2):
-            if (reason := _confusion(first, other, ())) is not None:
+            if (reason := _confusion(first, other)) is not None:
                 yield reason
     for part in parts:
         yield from _confusions(part, seen)
@@ -60,7 +60,7 @@ def _confusions(annotation: Any, seen: set[Any]) -> Iterator[str]:
                 yield from _confusions(field.annotation, seen)
 
 
-def _confusion(shape: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> str | None:
+def _confusion(shape: StoredShape, other: StoredShape) -> str | None:
     """Say why an object of one shape can be read as the other shape; None if that is impossible or harmless."""
     if shape.kind is other.kind and not shape.items:
         return None
@@ -70,16 +70,16 @@ def _confusion(shape: StoredShape, other: StoredShape, inside: tuple[Any, ...]) 
         if a.is_plain_enum and overlap(a.forms, b.forms_beside(a.kind)):
             return f"{_name(a)} and {_name(b)} have values in common"
     if shape.fields is not None and other.fields is not None:
-        if _told_apart(shape, other, inside) or (_is_plain(shape) and _is_plain(other)):
+        if _told_apart(shape, other) or (_is_plain(shape) and _is_plain(other)):
             return None
         named = ", ".join(map(repr, shape.fields)) or "none"
         return f"{_name(shape)} and {_name(other)} have the same fields ({named}); a Literal field can tell them apart"
     if shape.kind is other.kind or (shape.items and other.items):
-        return _confusion_inside(shape, other, inside)
+        return _confusion_inside(shape, other)
     return None
 
 
-def _confusion_inside(shape: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> str | None:
+def _confusion_inside(shape: StoredShape, other: StoredShape) -> str | None:
     """Like `_confusion`, for the items of two containers. Items that always differ tell the containers apart."""
     if shape.fields is not None or other.fields is not None or len(shape.items) != len(other.items):
         return None
@@ -88,27 +88,29 @@ def _confusion_inside(shape: StoredShape, other: StoredShape, inside: tuple[Any,
         if not overlap(left.forms, right.forms) and len(shape.items) > 1:
             return None
         for a, b in itertools.product(left.members, right.members):
-            reason = reason or _confusion(a, b, inside)
+            reason = reason or _confusion(a, b)
     return reason
 
 
-def _told_apart(shape: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> bool:
+def _told_apart(shape: StoredShape, other: StoredShape) -> bool:
     """Whether the stored mappings of two classes with fields always differ."""
-    names, others = shape.fields or {}, other.fields or {}
-    if names.keys() != others.keys():
-        return True
-    pair = (shape.annotation, other.annotation)
-    if pair in inside or shape.kind is other.kind:
-        return False
-    if tag_of(shape.kind) != tag_of(other.kind):
-        return True
-    for name in names:
-        left, right = shape.inner[name], other.inner[name]
-        if not overlap(left.forms, right.forms):
+    pairs, known = [(shape, other)], [(shape.annotation, other.annotation)]
+    for left, right in pairs:  # grows, by the fields that both classes have
+        names, others = left.fields or {}, right.fields or {}
+        if names.keys() != others.keys():
             return True
-        both = left.fields is not None and right.fields is not None
-        if both and _told_apart(left, right, (*inside, pair)):
+        if left.kind is right.kind:
+            continue
+        if tag_of(left.kind) != tag_of(right.kind):
             return True
+        for name in names:
+            inner = left.inner[name], right.inner[name]
+            if not overlap(inner[0].forms, inner[1].forms):
+                return True
+            both = inner[0].annotation, inner[1].annotation
+            if all(field.fields is not None for field in inner) and both not in known:
+                known.append(both)
+                pairs.append(inner)
     return False
 
 

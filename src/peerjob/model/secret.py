@@ -32,29 +32,34 @@ class Secret:
         return MASK
 
 
-def is_secret(annotation: Any, inside: frozenset[Any] = frozenset()) -> bool:
+def is_secret(annotation: Any) -> bool:
     """Whether an annotation declares a secret: itself, in one of its parts, or in a field of a class.
 
     Secrets are annotated with `Secret`, or have pydantic's types SecretStr, SecretBytes or Secret.
     """
+    return _is_secret(annotation, set())
+
+
+def _is_secret(annotation: Any, seen: set[Any]) -> bool:
+    """Like `is_secret`, but without what was looked at already: classes can share their parts at each level."""
     if annotation is Secret or isinstance(annotation, Secret) or hasattr(annotation, "get_secret_value"):
         return True
     if isinstance(annotation, NewType):
-        return is_secret(annotation.__supertype__, inside)
+        return _is_secret(annotation.__supertype__, seen)
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return is_secret(parts[0], inside) or any(part is Secret or isinstance(part, Secret) for part in parts[1:])
-    if any(is_secret(part, inside) for part in parts):
+        return _is_secret(parts[0], seen) or any(part is Secret or isinstance(part, Secret) for part in parts[1:])
+    if any(_is_secret(part, seen) for part in parts):
         return True
     named = origin or annotation
     # an annotation without a hash cannot be in the set
     with contextlib.suppress(TypeError):
-        if named in inside:
+        if named in seen:
             return False
-        inside |= {named}
+        seen.add(named)
     if (alias := getattr(named, "__value__", None)) is not None:
-        return is_secret(alias, inside)
-    return isinstance(named, type) and any(is_secret(hint, inside) for hint in _hints(named).values())
+        return _is_secret(alias, seen)
+    return isinstance(named, type) and any(_is_secret(hint, seen) for hint in _hints(named).values())
 
 
 def _hints(kind: type[Any]) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import Annotated, Any, NewType, TypedDict, cast
 
 import pydantic
@@ -79,6 +79,14 @@ def test_what_makes_a_secret(annotation: Any) -> None:
 )
 def test_what_makes_none(annotation: Any) -> None:
     assert not is_secret(annotation)
+
+
+@pytest.mark.parametrize(("leaf", "secret"), [(SecretStr, True), (str, False)])
+def test_each_class_is_looked_at_once(leaf: Any, secret: bool) -> None:
+    chain: Any = make_dataclass("Leaf", [("number", int), ("text", leaf)])
+    for depth in range(40):  # 2 ** 40 looks, if a class that two fields have was looked at twice
+        chain = make_dataclass(f"Level{depth}", [("first", chain), ("second", list[chain])])
+    assert is_secret(chain) == secret
 
 
 @given(st.recursive(st.text() | st.integers() | st.binary(), lambda inner: st.lists(inner) | st.tuples(inner, inner)))

@@ -3,7 +3,7 @@
 import collections
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from enum import Enum, IntEnum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NewType, NotRequired, TypedDict
@@ -303,6 +303,21 @@ def test_classes_with_a_field_of_themselves_are_told_apart_by_another_field(othe
 
     takes.__annotations__ = {"value": NumberedTree | other}
     assert Binding(Job("kind", takes)).signature.positional[0].name == "value"
+
+
+def test_long_chains_of_classes_with_two_fields_are_compared_once() -> None:
+    chains: list[Any] = []
+    for name in ("Left", "Right"):
+        chain: Any = int
+        for depth in range(40):  # without a memory of pairs, 2 ** 40 comparisons
+            chain = make_dataclass(f"{name}{depth}", [("first", chain), ("second", chain)])
+        chains.append(chain)
+
+    def takes(value: Any) -> Any: ...
+
+    takes.__annotations__ = {"value": chains[0] | chains[1]}
+    with pytest.raises(OptionError, match="Left39 and Right39 have the same fields"):
+        Binding(Job("kind", takes))
 
 
 def test_a_validator_of_ones_own_chooses() -> None:
