@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn, Protocol, runtime_check
 
 import typer
 
-from peerjob.model.printable import json_escapes
+from peerjob.model.printable import json_escapes, printable
 from peerjob.version import __version__
 
 _ESCAPE = "peerjob.escape"
@@ -125,8 +125,8 @@ def run(
 
 
 def complain(name: str, message: str) -> None:
-    """Print one line on standard error."""
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    """Print one line on standard error. Its control characters are escaped: text of a node may be in an error."""
+    print(f"{name}: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
 def _misused(name: str, error: ParserError) -> int:

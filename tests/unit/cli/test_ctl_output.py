@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any, cast
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from peerjob.cli.console import ExitStatus
+from peerjob.cli.console import ExitStatus, run
 from peerjob.cli.ctl.audit import AUDIT
 from peerjob.cli.ctl.cluster import KINDS, tallies
 from peerjob.cli.ctl.errors import error_report
@@ -37,6 +38,8 @@ from peerjob.model.printable import printable
 from peerjob.model.state import State
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HOSTILE = ("\x1b[31m", "\x9b31m", "\u202eabc", "a\u2066b", "\x7f", "\U000e0041", "\u2028", "\ufeff")
+"""Texts of nodes that would command a terminal."""
 PEOPLE: TableView[dict[str, Any]] = TableView(
     columns=(
         Column(title="NAME", text=lambda one: one["name"]),
@@ -254,9 +257,7 @@ def test_empty_values_are_left_out_and_zero_is_none_of_them(capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("format", [Format.JSON, Format.YAML])
-@pytest.mark.parametrize(
-    "hostile", ["\x1b[31m", "\x9b31m", "\u202eabc", "a\u2066b", "\x7f", "\U000e0041", "\u2028", "\ufeff"]
-)
+@pytest.mark.parametrize("hostile", HOSTILE)
 def test_output_for_programs_commands_no_terminal(
     format: Format, hostile: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,3 +271,22 @@ def test_output_for_programs_commands_no_terminal(
         whole, event = text.rstrip("\n").rsplit("\n", 1)
         assert json.loads(whole) == {"text": hostile, hostile: "é 語 😀"}
         assert json.loads(event) == {"text": hostile}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize(
+    "error",
+    [lambda text: UnknownKindError("mail", [text]), lambda text: JobFailed("an id", "ValueError", text)],
+    ids=["of a node", "of a job"],
+)
+def test_an_error_commands_no_terminal(
+    error: Callable[[str], Exception], hostile: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(arguments: object, **_: object) -> None:
+        raise error(f"{hostile} é 語 😀")
+
+    assert run(command, "jobctl", [], error_report) != ExitStatus.OK
+    text = capsys.readouterr().err
+    assert text.startswith("jobctl: ")
+    assert text.removesuffix("\n").isprintable()
+    assert "é 語 😀" in text

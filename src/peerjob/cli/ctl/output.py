@@ -214,4 +214,4 @@ def _widths(needs: Sequence[tuple[int, int]], width: int) -> list[int]:
 
 def to_stderr(text: str) -> None:
     """Print a sentence for the user on standard error."""
-    complain("jobctl", printable(text))
+    complain("jobctl", text)
