@@ -11,6 +11,7 @@ from peerjob.model.errors import ArgumentError, EncodeError, OptionError, path_t
 from peerjob.model.injected import INJECTED
 from peerjob.model.key_template import key_text, names_in, rendered
 from peerjob.model.limits import MAX_ARGUMENTS
+from peerjob.model.outputs import Output, Ref
 from peerjob.model.secret import Secret
 from peerjob.model.signature import EMPTY, TEXT_PLACEHOLDER, Parameter, Signature, is_placeholder
 from peerjob.model.spec import encode_arguments
@@ -148,10 +149,15 @@ class CallParameters:
         return str(default) if isinstance(default, KeyText) else self._text(name, default)
 
     def _text(self, name: str, value: Any) -> str:
+        if isinstance(value, Output | Ref):
+            raise ArgumentError(self.kind, [f"{name}: the key needs its value, and {value!r} has none yet"])
         position = self._position_named(name)
         # only conversions that each node can do, also one without the code: the same call has the same key everywhere
         if position is not None and scalar_of(position.annotation)[0]:
-            value = position.convert(value)
+            try:
+                value = position.convert(value)
+            except Exception as error:  # of the arguments of an older build, as a retry has them
+                raise ArgumentError(self.kind, position.explain(error, hidden=position.secret)) from error
         text = key_text(value)
         if text is None:
             problem = f"{name}: the key is made of text, numbers, times, UUIDs, bools and None, not of {type(value)}"

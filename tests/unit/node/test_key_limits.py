@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from peerjob import ArgumentError, Job, KeyLimit, OptionError, Query, Retry, State
+from peerjob import ArgumentError, Fail, Flow, Job, KeyLimit, OptionError, Query, Retry, State
 from peerjob.handles.observing import observe
 from peerjob.handles.reasons import why_instance
 from peerjob.model.clock import to_datetime
@@ -149,3 +149,32 @@ async def test_a_key_function_that_makes_no_key_stores_nothing(clock: VirtualClo
         with pytest.raises((ArgumentError, OptionError), match="key"):
             await node.schedule("sync")
         assert await node.count() == 0
+
+
+async def test_a_key_of_an_output_is_refused(clock: VirtualClock) -> None:
+    """A member of a flow has its key when the flow is stored, and an output has no value then."""
+
+    async def read(tenant: str) -> str:
+        return tenant
+
+    job = Job("read", read, limits=[KeyLimit("{tenant}")])
+    flow = Flow("two")
+    flow.add(job.call(flow.add(job.call("a")).output))
+    async with running_node(job, clock=clock) as node:
+        with pytest.raises(ArgumentError, match="member 'read/1' of flow 'two': tenant: the key needs its value"):
+            await node.schedule_flow(flow)
+        assert await node.count() == 0
+
+
+async def test_a_retry_whose_arguments_fit_no_key_is_refused(clock: VirtualClock) -> None:
+    async def sync(tenant: int) -> None:
+        raise Fail("no")
+
+    url = shared_url()
+    async with running_node(Job("sync", lambda _: 1 / 0), store=url, clock=clock) as node:
+        failed = await node.schedule("sync", ["a", "b"])
+        await drain(node)
+    async with running_node(Job("sync", sync, limits=[KeyLimit("{tenant}")]), store=url, clock=clock) as node:
+        with pytest.raises(ArgumentError, match=r"do not fit job 'sync': tenant: .*integer"):
+            await node.retry_instance(failed.uuid)
+        assert await node.count() == 1
