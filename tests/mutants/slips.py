@@ -125,7 +125,10 @@ class Covering:
             return []
         if name not in self._lines:
             self._lines[name] = self._data.contexts_by_lineno(name)
-        found = {context.partition("|")[0] for context in self._lines[name].get(slip.line, ()) if context}
+        lines = self._lines[name]
+        # an import runs the line of a constant, so that the line has no test: take those of the whole file
+        contexts = set(lines.get(slip.line, ())) - {""} or set(chain.from_iterable(lines.values())) - {""}
+        found = {context.partition("|")[0] for context in contexts}
         return sorted(found, key=lambda test: (self._sizes[test], test))[:MAX_TESTS]
 
 
