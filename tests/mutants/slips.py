@@ -20,6 +20,7 @@ from itertools import accumulate, chain
 from pathlib import Path
 
 import coverage
+import pytest
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -128,7 +129,7 @@ class Covering:
         lines = self._lines[name]
         # an import runs the line of a constant, so that the line has no test: take those of the whole file
         contexts = set(lines.get(slip.line, ())) - {""} or set(chain.from_iterable(lines.values())) - {""}
-        found = {context.partition("|")[0] for context in contexts}
+        found = {context.rpartition("|")[0] for context in contexts}
         return sorted(found, key=lambda test: (self._sizes[test], test))[:MAX_TESTS]
 
 
@@ -138,7 +139,7 @@ def _sizes(data: Path) -> Mapping[str, int]:
     rows = "SELECT context, numbits FROM line_bits JOIN context ON context.id = context_id"
     with closing(sqlite3.connect(data)) as database:
         for context, bits in database.execute(rows):
-            sizes[context.partition("|")[0]] += int.from_bytes(bits).bit_count()
+            sizes[context.rpartition("|")[0]] += int.from_bytes(bits).bit_count()
     return sizes
 
 
@@ -157,8 +158,16 @@ def attempt(slip: Slip, tests: Sequence[str]) -> str:
             return "tests that do not end"
     if run.returncode == 0:
         return ""
+    if run.returncode == pytest.ExitCode.USAGE_ERROR and " not found: " in run.stderr:
+        check_names(tests)
     failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return failed[0][:120] if failed else f"pytest ended with {run.returncode}"
+
+
+def check_names(tests: Sequence[str]) -> None:
+    """Raise for tests that are not found without the slip either: their end says nothing on the slip."""
+    command: list[str | Path] = [Path(sys.executable).with_name("pytest"), "--collect-only", "-q", "-n", "0", *tests]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 
 def product_files() -> list[Path]:
