@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import math
 import os
+import queue
 import threading
 import weakref
 from abc import abstractmethod
@@ -27,27 +28,51 @@ T = TypeVar("T")
 
 
 class _Verb(Generic[T]):
-    """A verb that runs on the event loop, and that the waiting thread can give up at any moment."""
+    """A verb that runs on the event loop, and that the waiting thread can give up at any moment.
+
+    The thread holds no lock while it waits. A signal handler can interrupt it at any moment, and wait for the event
+    loop, which must not wait for this thread. A future of `concurrent.futures` has such a lock.
+    """
 
     def __init__(self, work: Coroutine[Any, Any, T], timed: Coroutine[Any, Any, T]) -> None:
         self._work = work
         self._timed = timed
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[T] | None = None
         self._given_up = False
+        self._ended = queue.SimpleQueue[None]()
 
-    async def run(self) -> T:
+    def begin(self) -> None:
         """Run the verb; called on the event loop."""
         if self._given_up:
             self.close()
-            raise asyncio.CancelledError
-        self._task = asyncio.current_task()
-        return await self._timed
+            return
+        self._task = asyncio.get_running_loop().create_task(self._timed)
+        self._task.add_done_callback(self._has_ended)
+
+    def _has_ended(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # asyncio logs an error that nothing reads, and the thread has perhaps given up
+        self._ended.put(None)
+
+    def wait(self) -> T:
+        """Wait for the answer; raises CancelledError if the verb was cancelled, or if the event loop has ended."""
+        self._ended.get()
+        task = self._task
+        if task is None:
+            self.close()
+        elif task.done() and not task.cancelled():
+            return task.result()
+        raise concurrent.futures.CancelledError
 
     def give_up(self) -> None:
         """Cancel the verb, or keep it from beginning; called on the event loop."""
         self._given_up = True
         if self._task is not None:
             self._task.cancel()
+
+    def abandon(self) -> None:
+        """End the wait, because the event loop has ended."""
+        self._ended.put(None)
 
     def close(self) -> None:
         """Close the coroutines of a verb that never began."""
@@ -87,12 +112,13 @@ class BlockingManager(BlockingVerbs):
 
     def __init__(self, node: StartableManager) -> None:
         self._node = node
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_starting = False
         self._pid = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._at_exit: AtExit | None = None
-        self._calls: set[concurrent.futures.Future[Any]] = set()
+        self._calls: set[_Verb[Any]] = set()
         self._closed = False
         self._context = contextvars.copy_context()
         """The context of the node. The first call starts the node, which then serves all callers."""
@@ -120,9 +146,9 @@ class BlockingManager(BlockingVerbs):
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
-            # cancel calls that began while the event loop ended, so that their threads do not wait forever
-            for call in list(self._calls):
-                call.cancel()
+            # calls that began while the event loop ended: their threads must not wait forever
+            for verb in list(self._calls):
+                verb.abandon()
 
     def __enter__(self) -> Self:
         self.start()
@@ -155,24 +181,22 @@ class BlockingManager(BlockingVerbs):
             raise
 
     def _result(self, verb: _Verb[T], loop: asyncio.AbstractEventLoop) -> T:
-        running = verb.run()
         try:
-            future = asyncio.run_coroutine_threadsafe(running, loop)
+            loop.call_soon_threadsafe(verb.begin)
         except RuntimeError:
-            running.close()
             verb.close()
             raise _closed() from None
-        self._calls.add(future)
+        self._calls.add(verb)
         if loop.is_closed():
-            future.cancel()
+            verb.abandon()
         try:
-            return future.result()
+            return verb.wait()
         except concurrent.futures.CancelledError:
             if self._loop is loop:
                 raise
             raise _closed() from None
         finally:
-            self._calls.discard(future)
+            self._calls.discard(verb)
 
     def _timed(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         """Let virtual time pass during the work: the caller is blocked, so the caller cannot move the time."""
@@ -184,7 +208,8 @@ class BlockingManager(BlockingVerbs):
 
     def _forked(self) -> None:
         # if a thread of the parent held the lock during the fork, no thread of the child would ever unlock it
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_starting = False
 
     def _started_loop(self) -> asyncio.AbstractEventLoop:
         loop = self._loop
@@ -195,29 +220,39 @@ class BlockingManager(BlockingVerbs):
                 raise _closed()
             if self._loop is not None and self._pid == os.getpid():
                 return self._loop
-            refuse_green_threads()
-            if self._pid not in (0, os.getpid()):
-                # a forked child must not use the event loop and the connections of its parent, so make a new node
-                self._node = self._node.remake()
-            self._pid = os.getpid()
-            self._calls = set()
-            loop = new_loop()
-            thread = threading.Thread(target=_run_loop, args=(loop,), name="peerjob-blocking", daemon=True)
-            thread.start()
-            # Register before the node registers its own handler: Python calls exit handlers in reverse order, and the
-            # node must leave the cluster first.
-            at_exit = AtExit(self._exit)
+            if self._is_starting:  # by this thread, which has the lock
+                raise NodeStateError("a signal handler interrupted the start of this blocking manager: call it later")
+            self._is_starting = True
             try:
-                starting = self._timed(self._node.start())
-                self._context.copy().run(asyncio.run_coroutine_threadsafe, starting, loop).result()
-            except BaseException:
-                at_exit.cancel()
-                loop.call_soon_threadsafe(loop.stop)
-                thread.join()
-                raise
-            self._loop, self._thread = loop, thread
-            self._at_exit = at_exit
-            return loop
+                return self._start_loop()
+            finally:
+                self._is_starting = False
+
+    def _start_loop(self) -> asyncio.AbstractEventLoop:
+        """Start the thread of the event loop, and there the node."""
+        refuse_green_threads()
+        if self._pid not in (0, os.getpid()):
+            # a forked child must not use the event loop and the connections of its parent, so make a new node
+            self._node = self._node.remake()
+        self._pid = os.getpid()
+        self._calls = set()
+        loop = new_loop()
+        thread = threading.Thread(target=_run_loop, args=(loop,), name="peerjob-blocking", daemon=True)
+        thread.start()
+        # Register before the node registers its own handler: Python calls exit handlers in reverse order, and the
+        # node must leave the cluster first.
+        at_exit = AtExit(self._exit)
+        try:
+            starting = self._timed(self._node.start())
+            self._context.copy().run(asyncio.run_coroutine_threadsafe, starting, loop).result()
+        except BaseException:
+            at_exit.cancel()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            raise
+        self._loop, self._thread = loop, thread
+        self._at_exit = at_exit
+        return loop
 
     def _exit(self) -> None:
         """Stop at the exit of the process. The exit handler of a node has already left the cluster."""

@@ -352,7 +352,9 @@ def test_a_verb_is_given_up_that_ctrl_c_interrupts_before_it_is_waited_for(
     manager: BlockingManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, given_up = threading.Event(), threading.Event()
-    send = asyncio.run_coroutine_threadsafe
+    manager.start()
+    loop = cast("Any", manager)._loop
+    send = loop.call_soon_threadsafe
 
     async def work() -> None:
         begun.set()
@@ -363,15 +365,14 @@ def test_a_verb_is_given_up_that_ctrl_c_interrupts_before_it_is_waited_for(
             raise
 
     def interrupted(*args: Any) -> None:
+        monkeypatch.undo()
         send(*args)
         assert begun.wait(60)
         raise KeyboardInterrupt
 
-    manager.start()
-    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+    monkeypatch.setattr(loop, "call_soon_threadsafe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         manager.call(work())
-    monkeypatch.undo()
     assert given_up.wait(60)
 
 
