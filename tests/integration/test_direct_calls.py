@@ -1,14 +1,17 @@
 """Threads without an event loop store runs on connections of their own; the event loop of the node takes what fails."""
 
 import asyncio
+import dis
+import gc
 import math
 import signal
+import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 from uuid import UUID
 
@@ -113,6 +116,34 @@ def interrupted(seconds: float) -> Generator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def raised_after(number: int, code: CodeType, work: Callable[[], object]) -> bool:
+    """Do work, and raise an error in this code after its call with this number; False if it has fewer calls."""
+    calls, is_call = 0, False
+
+    def trace(frame: FrameType, event: str, _given: object) -> Any:
+        nonlocal calls, is_call
+        if frame.f_code is not code:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            calls += is_call
+            if is_call and calls == number + 1:
+                is_call = False
+                raise KeyError
+            is_call = dis.opname[code.co_code[frame.f_lasti]].startswith("CALL")
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyError:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
 
 
 def sums(manager: BlockingManager) -> list[int]:
@@ -321,6 +352,20 @@ def test_ctrl_c_in_a_call_leaves_no_answer_for_the_next_call(start_server: Start
         third = manager.schedule(ADD, 0, 3)
         assert list(manager.lookup_instance(third.id).args) == [0, 3]
         assert {1, 3} <= set(sums(manager)) <= {1, 2, 3}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python closes the lost sockets
+def test_a_handler_that_raises_costs_no_later_call(start_server: StartServer, namespace: str) -> None:
+    """It can raise after each call of a function, before the answer of that function is kept."""
+    server = start_server("redis")
+    with opened(server.url, namespace) as manager:
+        driver: Any = manager.manager._store._direct  # type: ignore[attr-defined]
+        places = 0
+        while raised_after(places, driver.exchange.__code__, lambda: manager.schedule(ADD, 0, 1)):
+            places += 1
+            gc.collect()
+            assert driver._permits.qsize() == MAX_CALLS
+        assert places > 5
 
 
 def test_a_full_server_is_told_as_such(start_server: StartServer, namespace: str) -> None:

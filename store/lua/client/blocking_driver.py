@@ -67,14 +67,15 @@ class BlockingDriver(Driver):
         """Send packed commands in one write; the replies include the server's errors as values."""
         timeout = self._call_timeout if timeout is None else timeout
         self._check_process()
-        try:
-            self._permits.get(timeout=timeout)
-        except queue.Empty:
-            raise StoreUnavailableError(self.url, f"{MAX_CALLS} threads wait for answers") from None
         connection: BlockingConnection | None = None
+        permits = list[None]()
         try:
+            # in one call of C: a signal handler can raise between any two calls, and the permit would be lost
+            permits.extend(map(self._permits.get, (True,), (timeout,)))
             connection = self._idle() or self._open()
             replies = connection.call(packed, count, timeout)
+        except queue.Empty:
+            raise StoreUnavailableError(self.url, f"{MAX_CALLS} threads wait for answers") from None
         except (DisconnectedError, OSError) as error:
             if connection is not None:
                 connection.end()
@@ -85,7 +86,8 @@ class BlockingDriver(Driver):
                 connection.end()
             raise
         finally:
-            self._permits.put(None)
+            if permits:
+                self._permits.put(None)
         for reply in replies:
             if isinstance(reply, Exception):
                 connection.end()
