@@ -49,6 +49,7 @@ def test_without_mounts_the_kind_is_unknown() -> None:
         ("sqlite:///./a.db", str(Path.cwd() / "a.db")),
         ("sqlite:///../a.db", str(Path.cwd().parent / "a.db")),
     ],
+    ids=["root", "two slashes", "file of the root", "folder above", "this folder", "parent of this folder"],
 )
 def test_a_url_names_an_absolute_path(url: str, path: str) -> None:
     assert str(parse_address(url).path) == path
