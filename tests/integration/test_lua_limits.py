@@ -50,8 +50,8 @@ async def ids(peer: Peer, limit: int = 100) -> list[str]:
     return [claim.id for claim in await peer.take(limit)]
 
 
-async def counts(store: LuaStore) -> Sequence[tuple[str, int, int]]:
-    return [(view.key, view.admitted, view.waiting) for view in (await store.key_limits("work")).views]
+async def counts(store: LuaStore, kind: str = "work") -> Sequence[tuple[str, int, int]]:
+    return [(view.key, view.admitted, view.waiting) for view in (await store.key_limits(kind)).views]
 
 
 async def test_a_damaged_record_takes_no_room(site: MakeSite) -> None:
@@ -833,3 +833,25 @@ async def test_a_raised_key_admits_in_short_scripts(site: MakeSite, monkeypatch:
     monkeypatch.setattr(store._driver, "run_durably", noting)
     assert await store.set_limit(LimitSetting(kind="work", numbers=LimitNumbers(concurrency=1_000)))
     assert [before - after for before, after in zip([599, *steps], steps, strict=False)] == [0, 200, 200, 199]
+
+
+async def test_a_check_looks_at_many_kinds_in_a_page(site: MakeSite) -> None:
+    """Each page reads the limits of all kinds, so a check with a page for each of many kinds would take hours."""
+    here = site()
+    store = await here.open(retry_for=0)
+    made = [here.make.instance(kind=f"kind {number}", limit_key="k", key_concurrency=1) for number in range(1_200)]
+    next_one = here.make.instance(kind=made[600].kind, limit_key="k", key_concurrency=1)
+    for first in range(0, len(made), 400):
+        some = made[first : first + 400]
+        await store.publish_limits([KindLimits(kind=new.kind, key_concurrency=1) for new in some])
+        await store.enqueue(some)
+    await store.enqueue([next_one])
+    with connect(here) as server:
+        server.delete(*(here.key(f"i:{made[number].id}") for number in (0, 600, 1_199)))
+    freed, cursor = await store.check_limits()
+    pages = 1
+    while cursor is not None:
+        more, cursor = await store.check_limits(cursor)
+        freed, pages = freed + more, pages + 1
+    assert (freed, pages) == (3, 5)
+    assert ("k", 1, 0) in await counts(store, next_one.kind)

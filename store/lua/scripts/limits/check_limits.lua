@@ -6,12 +6,11 @@
 -- ARGV     how long a kind is kept; kind and cursor ("" and "0" to begin); number of instances to look at
 -- Reply    {number of admissions that belonged to no instance; next kind and cursor ("" and "0" at the end); entries that
 --          could not be read, as in write_set_aside}
-local since, from, at, freed = now - tonumber(ARGV[1]), ARGV[2], ARGV[3], 0
+local since, from, freed = now - tonumber(ARGV[1]), ARGV[2], 0
 local stored, kinds, seen = shared and call('HGETALL', LIMITS) or {}, {}, {}
 for n = 1, #stored, 2 do
   local what, kind = sub(stored[n], 1, 1), sub(stored[n], 2)
-  if (what == 'k' or what == 'g') and kind >= from and not seen[kind]
-    and (has_keys(kind) or call('HLEN', kind_key('n', kind)) > 0) then
+  if (what == 'k' or what == 'g') and kind >= from and not seen[kind] then
     seen[kind], kinds[#kinds + 1] = true, kind
   end
 end
@@ -90,10 +89,10 @@ local function count_again(kind)
   return wrong
 end
 
-local kind, next_kind, next_at = kinds[1], '', '0'
-if kind then
+-- Check a piece of the instances of a kind. Return the next cursor, and the number of instances.
+local function check_kind(kind, at)
   local found, ids, keys, touched = call('HSCAN', kind_key('g', kind), at, 'COUNT', ARGV[4]), {}, {}, {}
-  local records = {}
+  local records, known_strays = {}, #strays
   for n = 1, #found[2], 2 do
     local letter, _, _, key = parsed_entry(found[2][n + 1])
     if letter then
@@ -116,7 +115,7 @@ if kind then
       freed = freed + (one[2] == 'q' and 1 or 0)
     end
   end
-  local names, passing, is_whole, rule = {}, {}, not strays[1], shared.rule(kind)
+  local names, passing, is_whole, rule = {}, {}, #strays == known_strays, shared.rule(kind)
   local is_one_at_a_time = not rule or rule.own <= 1
   for key in pairs(touched) do
     names[#names + 1] = key
@@ -137,10 +136,28 @@ if kind then
   end
   pass_kind(kind, passing)
   gates.leaving = {}
+  return found[1], #ids
+end
+
+-- A kind counts as an instance, since a namespace can have thousands of kinds with few instances or none.
+local place, next_at, looked_at = 1, kinds[1] == from and ARGV[3] or '0', 0
+while kinds[place] and looked_at < tonumber(ARGV[4]) do
+  local kind, size = kinds[place], 0
+  if has_keys(kind) or call('HLEN', kind_key('n', kind)) > 0 then
+    next_at, size = check_kind(kind, next_at)
+  else
+    next_at = '0'
+  end
+  if next_at ~= '0' then
+    break
+  end
+  place, looked_at = place + 1, looked_at + 1 + size
+end
+if gates then
   wake_for_new_work()
   write_all()
-  next_kind, next_at = found[1] ~= '0' and kind or kinds[2] or '', found[1]
 end
+local next_kind = kinds[place] or ''
 
 -- Free the room of bodies whose claims are gone; return how many there were.
 local function free_bodies(of)
