@@ -15,7 +15,6 @@ REST = "*"
 """The name of the field with further arguments by name; no parameter has this name."""
 WHOLE = "json"
 """The name of the form value with all arguments as JSON."""
-_BOOLEANS = {"true": True, "false": False}
 _TEXTS: dict[str, tuple[Control, str, str]] = {
     "date-time": ("text", "time with zone", "2026-12-24T18:00:00+01:00"),
     "date": ("date", "date", ""),
@@ -130,7 +129,7 @@ def _control(part: dict[str, Any]) -> tuple[Control, str, tuple[str, ...], str]:
         return "select", "choice", tuple(map(to_json, cast("list[object]", values))), ""
     match part.get("type"):
         case "boolean":
-            return "select", "true or false", tuple(_BOOLEANS), ""
+            return "select", "true or false", ("true", "false"), ""
         case "integer":
             return "number", "whole number", (), ""
         case "number":

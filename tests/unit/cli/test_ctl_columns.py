@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from peerjob import RegisteredJob, State, Worker
+from peerjob import Instance, RegisteredJob, Schedule, State, Worker
 from peerjob.cli import ctl
 from peerjob.cli.ctl import audit, cluster, events, limits, lookups, schedules, tables, top
 from peerjob.cli.ctl.output import TableView
@@ -20,8 +21,11 @@ from peerjob.handles.schedule import Backfill, FireEntry
 from peerjob.handles.stats import Stats
 from peerjob.model.audit import AuditRecord
 from peerjob.model.clock import to_us
-from peerjob.model.firing import FireOutcome, FireRecord, Leader, Term
-from peerjob.model.record import NodeInfo, NodeView, Transition
+from peerjob.model.codec import encode_call
+from peerjob.model.definition import Definition, encode_definition
+from peerjob.model.firing import FireOutcome, FireRecord, Leader, ScheduleRow, Term
+from peerjob.model.record import NodeInfo, NodeView, Record, Transition
+from peerjob.model.spec import ErrorInfo, Progress, Spec, encode
 from peerjob.model.stored_limit import KeyLimitView, LimitView
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -330,6 +334,76 @@ PLAIN: dict[str, dict[str, Any]] = {
 def test_json_has_each_value(name: str) -> None:
     view, row, _ = ROWS[name]
     assert view.plain(row) == PLAIN[name]
+
+
+CREATED = f"{AT_US // 1000 - 9_000:012x}"
+RECORD = Record(
+    id=f"{CREATED[:8]}-{CREATED[8:]}-7000-8000-000000000001",
+    kind="mail",
+    state=State.TERMINATED,
+    spec=encode(Spec(encode_call(("ann",), {"n": 2}))),
+    priority=4,
+    due_us=AT_US,
+    attempts=3,
+    crashes=0,
+    losses=0,
+    fence=0,
+    owner="",
+    history=(Transition(State.PROCESSING, AT_US, "ann"),),
+    error=encode(ErrorInfo("OSError", "no route")),
+    progress=encode(Progress(0.25, "half")),
+    tags=("a", "b"),
+)
+BARE_RECORD = structs.replace(
+    RECORD, history=(), error=None, progress=None, tags=(), spec=encode(Spec(encode_call((), {})))
+)
+SCHEDULE = ScheduleRow(
+    name="daily",
+    kind="mail",
+    definition=encode_definition(Definition(kind="mail", spec=b"", cron="0 4 * * *", timezone="Europe/Berlin")),
+    revision=1,
+    next_us=AT_US + 60_000_000,
+    last_us=AT_US - 30_000_000,
+    note="the server moves",
+    holder="id1",
+    parked=("id2", "id3"),
+)
+BARE_SCHEDULE = structs.replace(SCHEDULE, definition=b"", next_us=None, last_us=0, note="", holder="", parked=())
+AGING: dict[str, tuple[TableView[Any], Any, str]] = {
+    "instances": (
+        tables.instances(AT),
+        Instance(None, RECORD),
+        f'{RECORD.id}|mail|Terminated|9s|ann|3|4|{SHOWN}|a,b|["ann",2]|OSError: no route',
+    ),
+    "instances bare": (
+        tables.instances(AT),
+        Instance(None, BARE_RECORD),
+        f"{RECORD.id}|mail|Terminated|9s|-|3|4|{SHOWN}|-|[]|-",
+    ),
+    "instances unreadable": (
+        tables.instances(AT),
+        Instance(None, structs.replace(RECORD, spec=b"")),
+        f"{RECORD.id}|mail|Terminated|9s|ann|3|4|{SHOWN}|a,b|(unreadable)|OSError: no route",
+    ),
+    "schedules": (
+        tables.schedules(AT),
+        Schedule(None, SCHEDULE),
+        "daily|mail|0 4 * * * (Europe/Berlin)|in 60s|30s|id1|2|2026-01-02 03:05:05Z|the server moves",
+    ),
+    "schedules paused": (
+        tables.schedules(AT),
+        Schedule(None, structs.replace(SCHEDULE, paused=True)),
+        "daily|mail|0 4 * * * (Europe/Berlin)|paused|30s|id1|2|2026-01-02 03:05:05Z|the server moves",
+    ),
+    "schedules bare": (tables.schedules(AT), Schedule(None, BARE_SCHEDULE), "daily|mail|(unreadable)|-|-|-|0|-|-"),
+}
+"""A table with ages, a row, and the texts of its cells."""
+
+
+@pytest.mark.parametrize("name", AGING)
+def test_each_column_of_a_table_with_ages_shows_its_value(name: str) -> None:
+    view, row, expected = AGING[name]
+    assert texts(view, row) == expected.split("|")
 
 
 def test_rows_of_all_kinds_are_counted_together() -> None:

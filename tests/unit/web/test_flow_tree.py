@@ -61,3 +61,19 @@ def test_no_drawing_has_more_boxes_than_the_limit() -> None:
 
 def test_an_instance_without_children_has_no_drawing() -> None:
     assert tree([], Links(root="")) == ""
+
+
+def test_at_most_eight_members_that_are_alike_have_a_box_each() -> None:
+    parts = [part(number, "parse", State.SCHEDULED) for number in range(9)]
+    assert tree(parts[:8], Links(root="")).count("<rect") == 8
+    assert tree(parts, Links(root="")).count("<rect") == 1
+
+
+def test_a_label_has_at_most_twenty_two_letters() -> None:
+    assert f">{'k' * 22}</text>" in tree([part(0, "k" * 22, State.SCHEDULED)], Links(root=""))
+    assert f">{'k' * 21}…</text>" in tree([part(0, "k" * 23, State.SCHEDULED)], Links(root=""))
+
+
+def test_the_first_ten_members_that_the_others_wait_for_are_named() -> None:
+    parts = [part(number, "parse", State.SCHEDULED) for number in range(11)]
+    assert blockers([*parts, part(11, "merge", State.SCHEDULED, *range(11))]) == parts[:10]

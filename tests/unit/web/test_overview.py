@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from peerjob import Activity, KindActivity, State
+from peerjob import Activity, Instance, KindActivity, State
 from peerjob.handles.stats import Stats
+from peerjob.model.clock import to_us
 from peerjob.model.firing import Leader, Term
-from peerjob.model.record import NodeInfo, NodeView
+from peerjob.model.record import NodeInfo, NodeView, Record
 from peerjob.web.pages.overview import MAX_UNSERVED, kind_rows, warnings
-from peerjob.web.samples import Sample
+from peerjob.web.samples import MAX_OLDEST, Sample
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 LEADER = Leader(incarnation="i", name="a", term=Term("c", 1))
@@ -88,3 +89,39 @@ WARNINGS: list[tuple[Sample, list[str]]] = [
 @pytest.mark.parametrize(("sample", "expected"), WARNINGS)
 def test_each_warning_is_given_for_its_reason_alone(sample: Sample, expected: list[str]) -> None:
     assert list(warnings(sample)) == expected
+
+
+def waiting(kind: str, created: int, due: int) -> Instance[Any]:
+    """An instance that was created, and is due, so many seconds before now."""
+    id = f"{to_us(AT - timedelta(seconds=created)) // 1000:012x}"
+    return Instance(
+        None,
+        Record(
+            id=f"{id[:8]}-{id[8:]}-7000-8000-000000000000", kind=kind, state=State.SCHEDULED, spec=b"", priority=5,
+            due_us=to_us(AT - timedelta(seconds=due)), attempts=0, crashes=0, losses=0, fence=0, owner="", history=(),
+        ),
+    )  # fmt: skip
+
+
+OLDEST = [waiting("busy", MAX_OLDEST + 40 - number, MAX_OLDEST + 40 - number) for number in range(MAX_OLDEST)]
+
+
+@pytest.mark.parametrize(
+    ("oldest", "without_wait", "expected"),
+    [
+        ([waiting("rare", 9, 9), waiting("rare", 30, 5), waiting("rare", 40, -5)], [], "9s"),
+        ([waiting("rare", 0, 0)], [], "0s"),
+        ([waiting("rare", 40, -5)], [], "–"),
+        (OLDEST[1:], [], "–"),
+        (OLDEST, [], "< 41s"),
+        ([*OLDEST, waiting("other", 7, 7)], [], "< 41s"),
+        (OLDEST, ["rare"], "–"),
+        ([*OLDEST[2:], waiting("rare", 40, -5), waiting("rare", 30, -5)], [], "–"),
+        ([*OLDEST[1:], waiting("rare", 30, -5)], [], "< 30s"),
+        ([*OLDEST[1:], waiting("busy", -30, -30)], [], "< 0s"),
+    ],
+)
+def test_the_longest_wait_of_a_kind(oldest: list[Instance[Any]], without_wait: list[str], expected: str) -> None:
+    counts = {"rare": {State.SCHEDULED: 2}, "busy": {State.SCHEDULED: 90}}
+    sample = Sample(stats=Stats(counts=counts), oldest=tuple(oldest), without_wait=frozenset(without_wait))
+    assert {row.kind: row.oldest for row in kind_rows(sample, AT)}["rare"] == expected

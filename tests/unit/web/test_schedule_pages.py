@@ -92,6 +92,28 @@ async def test_a_range_that_cannot_be_backfilled_is_told(start: str, end: str, p
     await node.stop()
 
 
+@pytest.mark.parametrize(
+    ("start_us", "end_us", "times"),
+    [(0, 3_600_000_000, 1), (0, 3_600_000_001, 2), (1, 7_200_000_000, 1), (1, 7_200_000_001, 2), (-1, 1, 1)],
+)
+async def test_a_range_has_its_start_and_not_its_end(
+    monkeypatch: pytest.MonkeyPatch, start_us: int, end_us: int, times: int
+) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    start, end = (str(at + timedelta(microseconds=offset)) for offset in (start_us, end_us))
+    node = await node_with()
+    async with pages_of(node) as client:
+        for most in (times - 1, times):
+            monkeypatch.setattr("peerjob.web.pages.schedules.MAX_BACKFILL", most)
+            page = await client.get("/schedules/ticks", params={"start": start, "end": end})
+            assert f"{times} nominal times, 0 of them with an instance" in page.text
+            assert ("Backfill up to" in page.text) == (most == times)
+            answer = await submit(client, "/schedules/backfill", name="ticks", start=start, end=end)
+            assert answer.status_code == (303 if most == times else 400)
+        assert len(await node.fires("ticks")) == times
+    await node.stop()
+
+
 async def test_clock_changes_are_explained() -> None:
     node = await node_with(cron="30 2 * * *", timezone="Europe/Berlin")
     async with pages_of(node) as client:

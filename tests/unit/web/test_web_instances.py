@@ -14,6 +14,7 @@ import pytest
 from peerjob import Job, Node, Query, Role, Secret, State
 from peerjob.model.clock import to_datetime
 from peerjob.model.ids import IdSource
+from peerjob.model.secret import MASK
 from peerjob.web import steps, values
 from support.dashboards import pages_of, submit
 from support.waiting import until
@@ -123,6 +124,36 @@ async def test_an_instance_shows_all_that_is_known_and_no_secret() -> None:
     assert "\\u202eevil" in text
     assert all(one.headers["content-disposition"].startswith("attachment") for one in downloads)
     assert all(one.headers["content-type"].startswith("text/plain") for one in downloads)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown", "expected"),
+    [
+        ("hush", MASK, MASK),
+        ("hush", "other", "hush"),
+        ({"a": "hush", "b": 1}, {"a": MASK}, {"a": MASK, "b": 1}),
+        (["hush", 1, 2], [MASK, 1], [MASK, 1, 2]),
+        (["hush"], [MASK, MASK], [MASK]),
+        ([{"a": ["x", "hush"]}], [{"a": ["x", MASK]}], [{"a": ["x", MASK]}]),
+        (["hush"], MASK, MASK),
+        ({"a": 1}, [MASK], {"a": 1}),
+        (["a"], {"a": MASK}, ["a"]),
+    ],
+)
+def test_an_edited_value_is_masked_where_the_old_one_is(value: object, shown: object, expected: object) -> None:
+    assert values.masked_like(value, shown) == expected
+
+
+@pytest.mark.parametrize(("present", "expected"), [(1_000, (1_000, True)), (1_001, (1_000, False))])
+async def test_a_count_of_all_that_match_stops_at_its_limit(
+    monkeypatch: pytest.MonkeyPatch, present: int, expected: tuple[int, bool]
+) -> None:
+    monkeypatch.setattr("peerjob.web.steps.MAX_COUNTED", 1_000)
+    job = Job("add", lambda: None, tags=["sums"])
+    async with Node("memory://", jobs=job, workers=0) as node:
+        await node.schedule_many(job.call() for _ in range(present))
+        assert await steps.count(node, Query(tag="sums")) == expected
+        assert await steps.count(node, Query(kind="add")) == (present, True)
 
 
 async def test_a_long_value_is_cut_and_can_be_downloaded() -> None:
