@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections import Counter
 from itertools import chain, combinations
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def test_each_command_has_its_targets() -> None:
     }
     assert {"unit", "integration"} <= {*targets["test"]}
     assert {"matrix-tests", "unit-others"} <= {*targets["matrix"]}
+
+
+def test_no_rule_hides_another_of_its_name() -> None:
+    """The suite joins the groups by inheritance, so of two rules with one name only the first would run."""
+    names = Counter(
+        name for group in store_conformance.StoreConformance.__mro__ for name in vars(group) if name.startswith("test_")
+    )
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_the_table_names_the_groups_of_rules() -> None:

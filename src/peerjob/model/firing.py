@@ -126,7 +126,7 @@ class SchedulePage(msgspec.Struct, frozen=True, kw_only=True):
     """Schedules by revision, and the position of the next page."""
 
     rows: tuple[ScheduleRow, ...] = ()
-    revision: int = 0
+    revision: int
     """The revision to pass to the next call, which returns later changes. Negative during the first load."""
     more: bool = False
     reset: bool = False

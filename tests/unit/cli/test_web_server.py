@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -179,6 +180,14 @@ async def test_a_form_that_arrives_slowly_is_read(monkeypatch: pytest.MonkeyPatc
 
 async def test_a_client_that_takes_no_answer_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_server, "REQUEST_SECONDS", 0.2)
+    protocol, stalls = web_server._HttpProtocol, list[int]()  # pyright: ignore[reportPrivateUsage]
+    look = protocol._look  # pyright: ignore[reportPrivateUsage]
+
+    def recorded(self: Any, *given: Any) -> None:
+        look(self, *given)
+        stalls.append(self._stalls)
+
+    monkeypatch.setattr(protocol, "_look", recorded)
     async with Node("memory://") as node:
         server = WebServer(node, "127.0.0.1:0")
         await server.start()
@@ -199,6 +208,8 @@ async def test_a_client_that_takes_no_answer_is_closed(monkeypatch: pytest.Monke
             assert is_open()
             await until(lambda: not is_open(), IN_TIME)
         await server.stop()
+    most = web_server.MAX_STALLS
+    assert stalls[-most - 1 :] == [*range(1, most + 2)]
 
 
 async def test_a_live_view_stays_longer_than_the_time_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,11 +103,39 @@ def test_zones_are_bounded() -> None:
         decode_value(hostile.array([*moments[: MAX_ZONES + 1], filler]))
 
 
-@pytest.mark.parametrize("opening", [b"\x91", b"\x81\xa0", b"\x81\x01"])
+OPENINGS = [
+    *(bytes([0x90 + count]) + b"\x01" * (count - 1) for count in range(1, 16)),
+    *(bytes([0x80 + count]) + b"\xa0\x01" * (count - 1) + b"\xa0" for count in range(1, 16)),
+    b"\x81\x01",
+    b"\xdc\x00\x01",
+    b"\xdd\x00\x00\x00\x01",
+    b"\xde\x00\x01\xa0",
+    b"\xdf\x00\x00\x00\x01\xa0",
+]
+"""Each way to begin a list or a map whose last value is the next level."""
+
+
+@pytest.mark.parametrize("opening", OPENINGS, ids=bytes.hex)
 def test_depth_is_bounded_when_decoding(opening: bytes) -> None:
     decode_value(opening * MAX_DEPTH + b"\x01")
     with pytest.raises(DecodeError, match=f"nested deeper than {MAX_DEPTH} levels"):
         decode_value(opening * (MAX_DEPTH + 1) + b"\x01")
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_the_depth_of_tagged_values_is_bounded(width: int) -> None:
+    def nested(depth: int) -> bytes:
+        data = b"\x01"
+        for _ in range(depth):
+            # the size of a long value needs two bytes
+            size = max(width, 1 + (len(data) > 0xFF))
+            head = 0xC6 + size.bit_length()
+            data = bytes([head]) + len(data).to_bytes(size, "big") + bytes([hostile.SECRET]) + data
+        return data
+
+    decode_value(nested(MAX_DEPTH))
+    with pytest.raises(DecodeError, match=f"nested deeper than {MAX_DEPTH} levels"):
+        decode_value(nested(MAX_DEPTH + 1))
 
 
 @pytest.mark.parametrize("name", hostile.VALUES)

@@ -9,7 +9,7 @@ import pytest
 
 from peerjob import Instance, Job, State, UnknownInstanceError
 from peerjob.model.ids import OutboxIdSource
-from peerjob.node.work.outbox import OutboxState, RelayNode
+from peerjob.node.work.outbox import LOOK_ASIDE, OutboxState, RelayNode
 from peerjob.testing import VirtualClock, running_node
 from peerjob.testing.factories import Factory
 
@@ -91,3 +91,25 @@ async def test_a_question_to_a_relay_ends_with_the_relay(clock: VirtualClock) ->
         await clock.run(given_up.wait())
         with pytest.raises(UnknownInstanceError):
             await looking
+
+
+async def test_a_relay_that_has_not_answered_is_asked_no_further_question(clock: VirtualClock) -> None:
+    asked: list[str] = []
+
+    async def refusals(ids: Sequence[str]) -> Mapping[str, str]:
+        asked.extend(ids)
+        await asyncio.Event().wait()
+        return {}
+
+    async def relay(node: RelayNode) -> None:
+        node.look_aside(refusals)
+        await asyncio.Event().wait()
+
+    first, *others = (OutboxIdSource(clock).one() for _ in range(3))
+    async with running_node(clock=clock, workers=0, outbox=Steps(relay)) as node:
+        for id in (first, *others):
+            looking = asyncio.ensure_future(node.lookup_instance(id))
+            await clock.advance(LOOK_ASIDE)
+            with pytest.raises(UnknownInstanceError):
+                await looking
+    assert asked == [first]

@@ -124,6 +124,39 @@ async def test_a_claim_that_the_store_refuses_keeps_no_outcome_back(
         assert await clock.run(again.result(), 31) == 1
 
 
+async def test_a_claim_loop_makes_progress_while_the_store_refuses_part_after_part(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    inner: Any = flaky.inner
+    gate, refused, hung = asyncio.Event(), list[int](), list[float]()
+
+    async def waits() -> None:
+        await gate.wait()
+
+    async with running_node(Job("waits", waits), clock=clock, store=flaky.store, workers=8) as node:
+        made = [await node.schedule("waits") for _ in range(8)]
+        await clock.advance(1)
+        assert node._runtime is not None  # pyright: ignore[reportPrivateUsage]
+        watchdog = node._runtime.claim_loop.watchdog  # pyright: ignore[reportPrivateUsage]
+        assert watchdog.patience is not None
+        slow = 0.6 * watchdog.patience
+        turn = inner.turn
+
+        async def refuses(incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str) -> Any:
+            hung.append(watchdog.missing())
+            if len(outcomes) > 1:
+                await asyncio.sleep(slow)
+                refused.append(len(outcomes))
+                raise REFUSED
+            return await turn(incarnation, outcomes, want, request=request)
+
+        inner.turn = refuses
+        gate.set()
+        await clock.run(asyncio.gather(*(one.result() for one in made)), 20 * slow)
+        await all_ran_once(node, made)
+    assert len(refused) >= 3
+    assert max(hung) <= watchdog.patience
+
+
 async def test_an_outcome_that_the_store_did_before_it_refused_the_claim_counts_as_done(
     clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:

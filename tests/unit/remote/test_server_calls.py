@@ -20,7 +20,7 @@ from peerjob.model.errors import OptionError
 from peerjob.model.ids import IdSource
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.server import grpc_server
-from peerjob.remote.server.pages import MAX_BYTES, messages_that_fit, page_that_fits
+from peerjob.remote.server.pages import FIRST_STEP, MAX_BYTES, messages_that_fit, page_that_fits
 from peerjob.remote.server.server import Server
 from peerjob.remote.wire.instances import instance_message
 from peerjob.remote.wire.rpcs import SERVICE
@@ -344,6 +344,16 @@ async def test_pages_go_on_where_they_stopped_and_fit_into_a_message(node: Node,
 
     assert found == [one.id for one in made]
     assert pages > 1, "gRPC clients refuse messages over 4 MB"
+
+
+@pytest.mark.parametrize("limit", [1, FIRST_STEP - 1, FIRST_STEP, FIRST_STEP + 1, FIRST_STEP + 2])
+async def test_a_page_of_small_instances_has_as_many_as_asked_for(node: Node, limit: int) -> None:
+    made = [await node.schedule(Job("elsewhere"), number) for number in range(FIRST_STEP + 3)]
+    messages, cursor = await page_that_fits(
+        node.lookup_instances, lambda one: instance_message(one.record, encoded=False), Query(limit=limit, order="asc")
+    )
+    assert [one.uuid for one in messages] == [one.id for one in made[:limit]]
+    assert cursor is not None
 
 
 async def test_a_page_of_large_instances_reads_little_more_than_it_tells(node: Node) -> None:

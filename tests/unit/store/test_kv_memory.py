@@ -227,6 +227,13 @@ async def test_a_full_store_refuses_new_instances_and_completes_the_others(clock
     assert sum(before.counts["work"].values()) == len(claims)
 
 
+@pytest.mark.parametrize(("keys", "full"), [(7, False), (8, True), (9, True)])
+async def test_a_store_is_full_from_four_fifths_of_its_keys_on(clock: VirtualClock, keys: int, full: bool) -> None:
+    kv = MemoryKeyValue(MemoryData(max_keys=10), clock)
+    await kv.txn([put(f"n/a/{number}") for number in range(keys)])
+    assert kv.full is full
+
+
 def test_an_unknown_option_is_refused(clock: VirtualClock) -> None:
     with pytest.raises(OptionError, match="max_keys"):
         memory_store("memory://x?size=3", namespace="n", clock=clock, limits=StoreLimits())

@@ -12,7 +12,8 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Hint, NewInstance, StoreLimits
 from peerjob.store.kv.format.base import Applied, Compare, Delete, Transaction
 from peerjob.store.kv.store import KVStore
-from peerjob.store.memory.data import MemoryData
+from peerjob.store.kv.write.own_hints import OwnHints
+from peerjob.store.memory.data import MemoryData, MemoryWatch
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
@@ -206,3 +207,13 @@ async def test_a_failed_wakeup_for_a_kind_that_a_node_runs_no_more_is_repeated(s
     await repeated(lambda: node.claim(node.want(kinds={"new": 1})))
     assert scene.kv.before is None
     assert await scene.other.next_hints(other.incarnation, 0) == [Hint("work", "")]
+
+
+def test_the_first_of_too_many_registrations_are_forgotten() -> None:
+    own = OwnHints()
+    own.watches["i"] = MemoryWatch(MemoryData(), ("n/hint/",))
+    for number in range(10_000):
+        own.waits(str(number), "i")
+    assert own.ends(["0", "9999"]) == [("i", "final/0"), ("i", "final/9999")]
+    own.waits("next", "i")
+    assert own.ends(["0", "9999", "next"]) == [("i", "final/next")]

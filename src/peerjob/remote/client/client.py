@@ -112,7 +112,6 @@ class Client(RemoteManager, StartableManager):
         )
         self._ids = NewIds(self._connection, self._clock, self._call_encoder.ids)
         self._started = False
-        self._traces = False
         self._warned: set[str] = set()
         self.register(jobs)
 
@@ -122,7 +121,6 @@ class Client(RemoteManager, StartableManager):
         Raises MissingExtraError without peerjob[otel].
         """
         self._connection.carrier = make_tracing(self.clock).carrier
-        self._traces = True
 
     # -- starting and stopping ---------------------------------------------------------------------------------------
 
@@ -148,8 +146,7 @@ class Client(RemoteManager, StartableManager):
     def remake(self) -> Client:
         """A new client with the same settings and jobs, not started."""
         made = self._remake()
-        if self._traces:
-            made.trace()
+        made._connection.carrier = self._connection.carrier
         return made
 
     # -- jobs --------------------------------------------------------------------------------------------------------

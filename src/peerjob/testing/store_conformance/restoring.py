@@ -240,7 +240,7 @@ class RestoreRules(DurableSuite):
         assert await peer.end(await peer.take_one()) is Ack.DONE
         assert await self.restore(flows, third) == [Enqueued(third.instance.id, True)]
 
-    async def test_mistakes_are_refused_before_anything_is_added(self, flows: Store) -> None:
+    async def test_a_mistake_in_what_is_restored_is_refused_before_anything_is_added(self, flows: Store) -> None:
         good = self.moved()
         child = {"parent": self.make.id()}
         wrong = [
