@@ -20,6 +20,9 @@ from peerjob.model.stored_limit import (
 
 from .jobs import NodeJobManager
 
+_PAGE = 250
+"""The limits of one read. On Redis and Valkey, each read looks at all limits of the namespace."""
+
 
 class NodeLimitManager(NodeJobManager):
     """The verbs of a node for limits."""
@@ -64,7 +67,7 @@ class NodeLimitManager(NodeJobManager):
         await self._open_store().pause_kind(kind, paused=False)
 
     async def _limit_page(self, cursor: str | None = None) -> LimitPage:
-        return await self._open_store().limits(cursor=cursor)
+        return await self._open_store().limits(cursor=cursor, limit=_PAGE)
 
     async def _key_limit_page(
         self, kind: str, prefix: str, waiting_only: bool, cursor: str | None = None

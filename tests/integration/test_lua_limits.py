@@ -855,3 +855,24 @@ async def test_a_check_looks_at_many_kinds_in_a_page(site: MakeSite) -> None:
         freed, pages = freed + more, pages + 1
     assert (freed, pages) == (3, 5)
     assert ("k", 1, 0) in await counts(store, next_one.kind)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+async def test_pages_of_limits_have_each_limit_once(site: MakeSite, size: int) -> None:
+    """A page sorts only the entries that it can have. A limit that cannot be read is left out."""
+    here = site()
+    store = await here.open(retry_for=0)
+    names = [f"{number:02}" for number in range(60)]
+    for name in reversed(names):
+        (one,) = shared(name, name=name, concurrency=1)
+        await store.publish_limits([KindLimits(kind=name, shared=one.shared, key_concurrency=1)])
+    with connect(here) as server:
+        server.hset(here.key("limits"), mapping={f"l{name}": BAD for name in names[10:30]})
+    page = await store.limits(limit=size)
+    views = [*page.views]
+    while page.cursor is not None:
+        page = await store.limits(limit=size, cursor=page.cursor)
+        assert len(page.views) <= size
+        views += page.views
+    assert [view.name for view in views] == [*names[:10], *names[30:], *[""] * len(names)]
+    assert [view.kinds for view in views[-len(names) :]] == [(name,) for name in names]

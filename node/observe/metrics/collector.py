@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from heapq import nlargest
+from typing import Any, cast
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -15,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from peerjob.handles.stats import Stats
 from peerjob.model.arguments import typed
+from peerjob.model.child_tasks import AsyncClosing
 from peerjob.model.errors import NodeStateError, StoreError
 from peerjob.model.query import Query
 from peerjob.model.state import State
@@ -115,8 +117,17 @@ class Metrics(Collector):
             oldest = await self.node.lookup_instances(Query(kind=kind, state=State.SCHEDULED, limit=MAX_OLDEST))
             due_us = min((instance.record.due_us for instance in oldest), default=now_us)
             ages[kind] = max(0, now_us - due_us) / 1_000_000
-        limits = [view async for view in self.node.limits() if view.name]
-        return MetricsView(stats=stats, ages=ages, limits=tuple(limits[:MAX_LABELS]))
+        return MetricsView(stats=stats, ages=ages, limits=await self._shared_limits())
+
+    async def _shared_limits(self) -> tuple[LimitView, ...]:
+        """The first shared limits. The views of kinds come behind them, and there can be thousands."""
+        views: list[LimitView] = []
+        async with AsyncClosing(cast("Any", self.node.limits())) as opened:
+            async for view in opened:
+                if not view.name or len(views) == MAX_LABELS:
+                    break
+                views.append(view)
+        return tuple(views)
 
     # -- called by the registry ---------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from peerjob.cli.jobctl import app
 from peerjob.handles.observing import observe
 from peerjob.handles.reasons import why_instance
 from peerjob.model.clock import to_datetime
+from peerjob.model.stored_limit import LimitPage
 from peerjob.remote.scaler.demand import DemandReader
 from peerjob.remote.scaler.metadata import Trigger, read_trigger
 from support.dashboards import pages_of, submit
@@ -251,6 +252,19 @@ async def test_metrics_have_shared_limits_only(node: Node) -> None:
     assert 'peerjob_limit_concurrency{limit="few"} 2.0' in lines
     assert any(line.startswith('peerjob_limit_running{limit="few"}') for line in lines)
     assert "tenant" not in text.decode()
+
+
+async def test_metrics_read_no_further_than_the_shared_limits(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of kinds with key limits come behind them, and a scrape must end in time."""
+    first = await node._limit_page()  # pyright: ignore[reportPrivateUsage]
+
+    async def page(cursor: str | None = None) -> LimitPage:
+        assert cursor is None
+        return LimitPage(first.views, "more")
+
+    monkeypatch.setattr(node, "_limit_page", page)
+    _, text = await Metrics(node).exposition()
+    assert 'peerjob_limit_concurrency{limit="few"} 2.0' in text.decode().splitlines()
 
 
 async def test_jobs_that_more_nodes_cannot_start_do_not_count_for_the_scaler(node: Node) -> None:

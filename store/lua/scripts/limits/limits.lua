@@ -15,13 +15,29 @@ local chosen = {}
 for _, name in ipairs(only and only.names or {}) do
   chosen['l' .. name] = true
 end
-local entries, stored = {}, call('HGETALL', LIMITS)
+-- A page reads all fields, of which there can be tens of thousands. So this makes no tables of rules, and sorts only the
+-- entries that can be on the page: those up to `bound`.
+local LIMIT, KIND = byte('l'), byte('k')
+local entries, stored, most, bound = {}, call('HGETALL', LIMITS), tonumber(ARGV[3]), nil
 for n = 1, #stored, 2 do
-  local field, rule = stored[n], sub(stored[n], 1, 1) == 'k' and rule_in(stored[n + 1])
-  limit_fields[field] = stored[n + 1]
-  local is_entry = sub(field, 1, 1) == 'l' or rule and (rule.paused == '1' or rule.by_code + rule.by_setting > 0)
-  if is_entry and (not only or chosen[field] or field == 'k' .. ARGV[1]) then
-    entries[#entries + 1] = (rule and '1' or '0') .. sub(field, 2)
+  local field, text = stored[n], stored[n + 1]
+  local what, entry_text = byte(field), nil
+  if what == LIMIT then
+    entry_text = '0' .. sub(field, 2)
+  elseif what == KIND and find(text, '^[01] %d+ %d+ ') and sub(text, 1, 6) ~= '0 0 0 ' then
+    entry_text = '1' .. sub(field, 2)
+  end
+  local is_later = entry_text and entry_text > ARGV[2] and not (bound and entry_text > bound)
+  if is_later and (not only or chosen[field] or field == 'k' .. ARGV[1]) then
+    entries[#entries + 1] = entry_text
+  end
+  limit_fields[field] = (is_later or not entry_text) and text or nil
+  if #entries == 4 * most + 4 then
+    table.sort(entries)
+    for at = #entries, most + 2, -1 do
+      entries[at] = nil
+    end
+    bound = entries[most + 1]
   end
 end
 table.sort(entries)
@@ -48,15 +64,14 @@ end
 
 local reply = {digits(now), ''}
 for _, entry_text in ipairs(entries) do
-  if entry_text > ARGV[2] then
-    if #reply - 2 == tonumber(ARGV[3]) then
-      reply[2] = reply.last
-      break
-    end
-    local name = sub(entry_text, 2)
-    local row = sub(entry_text, 1, 1) == '0' and row_of_limit(name) or sub(entry_text, 1, 1) == '1' and row_of_kind(name)
-    reply[#reply + 1] = row or nil
-    reply.last = entry_text
+  if #reply - 2 == most then
+    bound = entry_text
+    break
   end
+  local name = sub(entry_text, 2)
+  local row = sub(entry_text, 1, 1) == '0' and row_of_limit(name) or sub(entry_text, 1, 1) == '1' and row_of_kind(name)
+  reply[#reply + 1] = row or nil
+  reply.last = entry_text
 end
+reply[2] = bound and reply.last or ''
 return reply
