@@ -258,6 +258,7 @@ class BlockingManager(BlockingVerbs):
         """Stop at the exit of the process. The exit handler of a node has already left the cluster."""
         loop, thread = self._loop, self._thread
         self._closed = True
+        self._loop = self._thread = None
         if loop is not None and thread is not None:
             wait_on(loop, self._timed(self._node.stop(0)), 1.0, lambda: None)
             loop.call_soon_threadsafe(loop.stop)

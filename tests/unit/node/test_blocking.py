@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -374,6 +375,21 @@ def test_a_verb_is_given_up_that_ctrl_c_interrupts_before_it_is_waited_for(
     with pytest.raises(KeyboardInterrupt):
         manager.call(work())
     assert given_up.wait(60)
+
+
+def test_a_verb_that_waits_at_the_exit_of_the_process_raises_what_close_raises(manager: BlockingManager) -> None:
+    begun = threading.Event()
+
+    async def work() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(manager.call, work())
+        assert begun.wait(60)
+        cast("Any", manager)._exit()
+        with pytest.raises(NodeStateError, match="was closed"):
+            waiting.result(60)
 
 
 async def test_a_verb_that_is_refused_in_an_event_loop_leaves_nothing_open(recwarn: pytest.WarningsRecorder) -> None:
