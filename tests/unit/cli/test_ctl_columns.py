@@ -231,6 +231,38 @@ def test_each_table_has_a_row_here() -> None:
     assert views == {id(view) for view, _, _ in ROWS.values()}
 
 
+LAYOUTS = {
+    "LEADERS": "LEADER|TERM>|SINCE=|COORDINATOR|INCARNATION+",
+    "WORKERS": "WORKER>|NODE|RUNS=|KIND",
+    "KINDS": "KIND|SCHEDULED>|PROCESSING>|CANCELLED>|TIMEDOUT>|COMPLETED>|TERMINATED>|UNSERVED>",
+    "top.KINDS": "KIND|UNSERVED>|QUEUED>|OLDEST>|RUNNING>|COMPLETED>|TERMINATED>|TIMEDOUT>|CANCELLED>",
+    "NODES": "NODE|INTAKE|RUNNING>|WORKERS>|HEARD|HOST|PID>|VERSION|STARTED+=|INCARNATION+=|KINDS+",
+    "JOBS": "KIND|RECURS|SIGNATURE|NODES|DESCRIPTION|PRIORITY>+|RETRIES>+|TIMEOUT+|RUNS+|REGISTERED+=|VERSION>+",
+    "FIRES": "NOMINAL=|N>|OUTCOME|INSTANCE=|LATE>+|NODE+|TERM>+|WHY",
+    "LIMITS": "LIMIT=|RUNNING>|OF>|RATE|WAITING>|STATE=|KINDS|SOURCE+|BURST>+|OPENS+=|NOTE+",
+    "KEYS": "KEY=|ADMITTED>|OF>|WAITING>",
+    "VERSIONS": "JOBCTL|NODE",
+    "AUDIT": "TIME=|PRINCIPAL|VERB|CRITERIA|COUNT>|RESULT|CALLS>+|ADDRESS+|NODE+",
+    "ENTRIES": "TIME=|STATE=|TIMES>+|NODE|NOTE",
+    "CHANGES": "UUID=|TIME=|STATE=|KIND|TIMES>+|NODE|NOTE",
+    "BACKFILLS": "TIMES>|MADE>|KNOWN>|TRIMMED>|SKIPPED>",
+    "instances": "UUID=|KIND|STATE=|AGE>|NODE|TRIES>+|PRIORITY>+|DUE+=|TAGS+|ARGUMENTS+|ERROR+",
+    "schedules": "NAME|KIND|RECURS|NEXT>|LAST>|RUNNING+=|WAITING>+|NEXT AT+=|NOTE+",
+}
+"""The columns of each table: > has its cells at the right, + is only in the wide format, = is cut after the others."""
+
+
+def layout(view: TableView[Any]) -> str:
+    marks = [(">" * one.right) + ("+" * one.wide) + ("=" * one.whole) for one in view.columns]
+    return "|".join(f"{one.title}{mark}" for one, mark in zip(view.columns, marks, strict=True))
+
+
+def test_the_place_of_each_column() -> None:
+    views = {name: view for name, (view, _, _) in ROWS.items() if not name.partition(" ")[2]}
+    views |= {"instances": tables.instances(AT), "schedules": tables.schedules(AT)}
+    assert {name: layout(view) for name, view in views.items()} == LAYOUTS
+
+
 ALERTS = {
     "top.KINDS": True,
     "top.KINDS bare": False,

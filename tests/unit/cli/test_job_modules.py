@@ -27,3 +27,15 @@ def test_the_reason_is_the_error_of_the_import(tmp_path: Path, monkeypatch: pyte
         JobModules(["broken_jobs"]).load()
     assert SOURCES[source].replace("{module}", str(tmp_path / "broken_jobs.py")) in str(caught.value)
     assert "broken_jobs" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("name", "absent"), [("no_jobs", "no_jobs"), ("no_jobs.mail", "no_jobs"), ("json.no_jobs",) * 2]
+)
+def test_a_module_that_is_absent_is_searched_in_the_first_folder_of_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, absent: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(OptionError) as caught:
+        JobModules([name]).load()
+    assert f"(there is no {absent} in {tmp_path} or among what is installed)" in str(caught.value)

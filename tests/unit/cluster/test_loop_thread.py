@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from peerjob.cluster.lease import Lease
-from peerjob.cluster.loop_thread import QuietLoop, resting, run_here
+from peerjob.cluster.loop_thread import LastingExecutor, QuietLoop, resting, run_here
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import LayoutError
 from peerjob.model.record import Renewed, StoreLimits
@@ -164,3 +165,18 @@ async def test_while_the_loop_of_the_node_is_blocked_the_thread_of_a_lease_hears
     async with renewed(near, Probed(answers=False)) as (watching, heard):
         await until(is_told)
         assert False in watching.seen  # the end of the lease reads what is left
+
+
+def test_an_executor_runs_as_many_calls_at_a_time_as_it_may_start_threads() -> None:
+    executor, all_run = LastingExecutor(most=3, name="three"), threading.Barrier(3)
+
+    def run() -> threading.Thread:
+        all_run.wait(PATIENCE)
+        return threading.current_thread()
+
+    threads = {future.result() for future in [executor.submit(run) for _ in range(6)]}
+    assert {thread.name for thread in threads} == {"three-0", "three-1", "three-2"}
+    executor.shutdown()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()

@@ -20,6 +20,7 @@ from peerjob.model.errors import OptionError
 from peerjob.model.ids import IdSource
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.server import grpc_server
+from peerjob.remote.server.health import NAMES, PROBES, HealthReporter
 from peerjob.remote.server.pages import FIRST_STEP, MAX_BYTES, messages_that_fit, page_that_fits
 from peerjob.remote.server.server import Server
 from peerjob.remote.wire.instances import instance_message
@@ -563,6 +564,21 @@ async def test_health_tells_kubelets_whether_the_node_is_alive_and_ready(site: t
         await node.drain()
         assert (await watch.read()).status == not_serving
         assert await status("liveness") == await status("") == serving
+
+
+async def test_one_update_reports_the_health_of_now(site: tuple[Node, Server]) -> None:
+    node, _ = site
+    reporter = HealthReporter(node)
+
+    async def reported() -> dict[str, int]:
+        await reporter.show()
+        requests = {name: health_pb2.HealthCheckRequest(service=name) for name in (*NAMES, *PROBES)}
+        return {name: (await reporter.servicer.Check(request, None)).status for name, request in requests.items()}
+
+    serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    assert await reported() == dict.fromkeys((*NAMES, *PROBES), serving)
+    await node.stop()
+    assert await reported() == dict.fromkeys((*NAMES, "readiness"), not_serving) | {"liveness": serving}
 
 
 async def test_a_server_serves_again_after_a_stop(site: tuple[Node, Server]) -> None:
