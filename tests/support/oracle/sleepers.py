@@ -53,9 +53,10 @@ class Sleepers:
 
     def may_be_idle(self, incarnation: str, want: Want) -> None:
         """Note a claim in a race, or one that came again: the store can have registered the incarnation as idle."""
-        kinds = frozenset(kind for kind, most in want.kinds.items() if most > 0) | self.kinds.pop(
-            incarnation, frozenset()
-        )
+        before = self.kinds.pop(incarnation, frozenset[str]())
+        if incarnation in self._hinted:
+            self._told |= before  # it has the hint, and the call gives it the answer of an earlier claim
+        kinds = before | frozenset(kind for kind, most in want.kinds.items() if most > 0)
         self._absent[incarnation] = kinds | self._absent.get(incarnation, frozenset())
 
     def is_absent(self, incarnation: str) -> None:
