@@ -165,8 +165,17 @@ class Visit(Links):
         return (self.fields.get(name) or [""])[0]
 
     def need(self, name: str) -> str:
-        """A field of the form; raises OptionError if it is empty."""
+        """A field of the form, without blanks around it; raises OptionError if it is empty."""
         if not (value := self.given(name).strip()):
+            raise OptionError(name, value, "a value")
+        return value
+
+    def chosen(self, name: str) -> str:
+        """A field of the form that names a thing of the page, as it was sent: a name can begin or end with blanks.
+
+        Raises OptionError if it is empty.
+        """
+        if not (value := self.given(name)):
             raise OptionError(name, value, "a value")
         return value
 

@@ -216,6 +216,28 @@ async def test_the_dashboard_sets_numbers(node: Node) -> None:
         }
 
 
+async def test_the_dashboard_means_the_limit_that_it_shows(node: Node) -> None:
+    """Names that differ in the blanks around them are different names."""
+    node.register(Job(" two", hold, limits=[Limit(" few", concurrency=2), KeyLimit("{tenant}")]))
+    async with pages_of(node) as browser:
+        await until(lambda: _has(node, " few"))
+        await node.schedule(" two", "other")
+        assert "other" in (await browser.get("/limits", params={"kind": " two"})).text
+        await submit(browser, "/limits/set", name=" few", concurrency="7")
+        await submit(browser, "/limits/set-keys", kind=" two", concurrency="3")
+        await submit(browser, "/limits/pause", kind=" two")
+        changed = {
+            view.name or view.kinds[0] for view in await limits_of(node) if view.source == "setting" or view.paused
+        }
+        assert changed == {" few", " two"}
+        await submit(browser, "/limits/resume", kind=" two")
+        assert not any(view.paused for view in await limits_of(node))
+
+
+async def _has(node: Node, limit: str) -> bool:
+    return limit in {view.name for view in await limits_of(node)}
+
+
 async def test_jobctl_sets_numbers(site: tuple[Node, Server]) -> None:
     node, server = site
 

@@ -18,7 +18,7 @@ MAX_ROWS = 500
 
 async def limits(visit: Visit) -> Shown:
     """The shared limits, and the kinds that are paused or limit each of their keys; or the keys of one kind."""
-    manager, kind = visit.manager, visit.param("kind")
+    manager, kind = visit.manager, visit.request.query_params.get("kind", "")
     if not kind:
         rows, cut = await _first(manager.limits())
         return Shown("limits.html", rows=rows, cut=cut, keys=None)
@@ -39,7 +39,7 @@ async def _first(views: AsyncIterator[T]) -> tuple[list[T], bool]:
 
 async def set_shared(visit: Visit) -> Done:
     """Set numbers of a shared limit; without numbers, those of the code count again."""
-    name, rate = visit.need("name"), visit.given("rate").strip() or None
+    name, rate = visit.chosen("name"), visit.given("rate").strip() or None
     concurrency, burst = visit.number("concurrency"), visit.number("burst")
     numbers = {"concurrency": concurrency, "rate": rate, "burst": burst}
     visit.act.criteria = " ".join(f"{word}={given}" for word, given in {"name": name, **numbers}.items() if given)
@@ -75,7 +75,7 @@ async def resume(visit: Visit) -> Done:
 
 
 def _kind(visit: Visit) -> str:
-    kind = visit.need("kind")
+    kind = visit.chosen("kind")
     visit.act.criteria = f"kind={kind}"
     return kind
 
