@@ -26,7 +26,7 @@ async def capabilities_of(driver: Driver, address: Address) -> Capabilities:
         raise StoreError(f"the store at {address.url} cannot do durability={wanted.text}: {reason}")
     if not info:
         unknown = "the server does not say how it keeps data: this user may not ask it for INFO"
-        return _with_confirmation(wanted, Capabilities(engine=address.scheme, durability="none", warnings=(unknown,)))
+        return with_confirmation(wanted, Capabilities(engine=address.scheme, durability="none", warnings=(unknown,)))
     engine = "valkey" if "valkey_version" in info else "redis"
     version = info.get("valkey_version") or info.get("redis_version", "0")
     needed = MIN_VERSION[engine]
@@ -39,7 +39,7 @@ async def capabilities_of(driver: Driver, address: Address) -> Capabilities:
         warnings.append(risk)
     if wanted is not None and (short := missing_replicas(wanted, info)) is not None:
         warnings.append(short)
-    return _with_confirmation(
+    return with_confirmation(
         wanted, Capabilities(engine=engine, durability=durability, max_payload=_payload(info), warnings=tuple(warnings))
     )
 
@@ -53,7 +53,7 @@ def missing_replicas(wanted: Wanted, info: Mapping[str, str]) -> str | None:
     return f"{wanted.confirmer} must confirm each step, and {replicas}"
 
 
-def _with_confirmation(wanted: Wanted | None, capabilities: Capabilities) -> Capabilities:
+def with_confirmation(wanted: Wanted | None, capabilities: Capabilities) -> Capabilities:
     """Return the capabilities; the confirmation that each call waits for raises the durability of the server."""
     if wanted is None:
         return capabilities

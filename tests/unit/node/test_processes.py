@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
+import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,6 +36,7 @@ from peerjob.model.errors import (
 from peerjob.model.job import Job
 from peerjob.model.spec import encode_arguments
 from peerjob.model.worker import Worker
+from peerjob.node.body import frames, processes
 from peerjob.node.body.binding import Binding, StoredArgumentError
 from peerjob.node.body.child_watcher import ChildWatcher
 from peerjob.node.body.errors import BodyError, RemoteBodyError, describe_error
@@ -43,7 +47,9 @@ from peerjob.testing.clock import VirtualClock
 from support import bodies
 from support.division import in_matrix
 from support.processes import ChildProcess
-from support.waiting import until
+from support.waiting import IN_TIME, until
+
+BOOT = processes._BOOT  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.fixture
@@ -546,6 +552,32 @@ async def test_processes_die_with_their_node(tmp_path: Path, body: str) -> None:
         assert is_running(pid)
         node.kill()
         await gone(pid)
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "in a body"])
+async def test_a_process_ends_with_its_connection(tmp_path: Path, busy: bool) -> None:
+    """No system but Linux ends a process when its parent dies, so the parent lives on here."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        order = json.dumps([theirs.fileno(), os.getpid(), sys.path])
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-c", BOOT, order, pass_fds=[theirs.fileno()]
+        )
+    with ours:
+        if busy:
+            binding = Binding(Job("sleeps", bodies.sleeps))
+            start = frames.Start(
+                path=binding.import_path, kind="sleeps", data=binding.encode((str(tmp_path / "pid"),), {}), id="run",
+                fence=1, attempt=1, deadline_us=None, worker=None, log_level=20, sent_ns=time.monotonic_ns(), now_us=0,
+            )  # fmt: skip
+            ours.sendall(frames.pack(start))
+            assert await written(tmp_path / "pid") == [process.pid]
+    try:
+        assert await asyncio.wait_for(process.wait(), IN_TIME) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def test_a_process_whose_node_is_stopped_waits(tmp_path: Path) -> None:

@@ -7,19 +7,22 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import peerjob
 import peerjob.store.lua
+from peerjob.model.capabilities import Capabilities
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreFullError, StoreUnavailableError
 from peerjob.model.state import State
 from peerjob.store.calls import CallRetry
-from peerjob.store.lua.check.capabilities import durability_of
+from peerjob.store.lua.check.capabilities import durability_of, with_confirmation
 from peerjob.store.lua.check.key_types import TYPES
 from peerjob.store.lua.client.address import parse_address
 from peerjob.store.lua.commands.codec import unpack_record
+from peerjob.store.lua.commands.node_commands import _number  # pyright: ignore[reportPrivateUsage]
 from peerjob.store.lua.scripts.rights import IN_HANDSHAKE, RIGHTS
 from peerjob.store.lua.scripts.script import load_scripts
 from peerjob.testing.factories import Factory
@@ -63,6 +66,36 @@ def test_what_a_step_waits_for_is_read() -> None:
     assert (two.missing(2), two.missing(3)) == ("", "")
     assert two.missing(1) == "2 replicas did not confirm it within 0.25 s (1 did)"
     assert two.missing(ValueError("UNBLOCKED")) == "2 replicas did not confirm it: UNBLOCKED"
+
+
+@pytest.mark.parametrize(
+    ("asked", "promised", "expected"),
+    [
+        ("", "none", ("none", "")),
+        ("", "replicated", ("replicated", "")),
+        ("?durability=aof", "none", ("fsync", "aof")),
+        ("?durability=aof", "replicated", ("fsync", "aof")),
+        ("?durability=replicas:2", "none", ("replicated", "replicas:2")),
+        ("?durability=replicas:2", "everysec", ("replicated", "replicas:2")),
+        ("?durability=replicas:2", "fsync", ("fsync", "replicas:2")),
+    ],
+)
+def test_a_confirmation_raises_the_durability(asked: str, promised: Any, expected: tuple[str, str]) -> None:
+    found = with_confirmation(
+        parse_address(f"redis://h{asked}").durability, Capabilities(engine="redis", durability=promised)
+    )
+    assert (found.durability, found.confirmed_by) == expected
+
+
+@pytest.mark.parametrize("text", [b"0", b"1", b"9007199254740991"])
+def test_a_number_of_a_node_is_read(text: bytes) -> None:
+    assert _number(text) == int(text)
+
+
+@pytest.mark.parametrize("text", [b"-1", b"9007199254740992", b"1e3", b"", b"x" * 30])
+def test_a_damaged_number_of_a_node_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"no number from 0|invalid literal"):
+        _number(text)
 
 
 @pytest.mark.parametrize(
