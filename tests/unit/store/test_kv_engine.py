@@ -283,6 +283,20 @@ async def test_retention_leaves_nothing_of_an_instance(bench: Bench) -> None:
     assert (await bench.tables()).keys() <= NOT_OF_INSTANCES
 
 
+@pytest.mark.parametrize(("kept", "ahead"), [(60, 60), (3_600, 3_600), (7_200, 3_600)])
+async def test_the_head_of_an_empty_expiry_queue_is_below_the_next_entry(bench: Bench, kept: int, ahead: int) -> None:
+    """So the end of an instance need not move the head. An hour suffices, as other stores may keep less."""
+    brief = bench.another(limits=StoreLimits(retention_us=kept * 1_000_000))
+    peer = await bench.join(brief)
+    await brief.enqueue(bench.make.instances(1))
+    await peer.end(await peer.take_one())
+    await bench.clock.advance(kept + 1)
+    now_us = bench.clock.time_us()
+    assert await brief.expire(10) == 1
+    (heads,) = await bench.kv.read([Range("n/head/expiry/", "n/head/expiry0")])
+    assert [int(entry.value[:18]) - now_us for _, entry in heads.items] == [ahead * 1_000_000]
+
+
 async def test_a_lookup_removes_instances_that_were_set_aside_from_the_index_of_a_tag(bench: Bench) -> None:
     peer = await bench.join()
     first, second, third = bench.make.instances(3, tags=("t",))
