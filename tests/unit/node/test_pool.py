@@ -195,6 +195,19 @@ async def test_nothing_is_claimed_ahead_of_a_kind_with_a_rate(bench: Bench) -> N
     assert {kind: bench.pool.claimable(kinds)[1].get(kind) for kind in kinds} == {"k": limit, "rated": 0}
 
 
+@pytest.mark.parametrize(("kinds", "limit"), [(["quick"], MAX_BATCH), (["quick", "slow"], 0), (["slow", "quick"], 0)])
+async def test_the_slowest_kind_of_the_last_claim_limits_what_is_claimed_ahead(
+    bench: Bench, kinds: list[str], limit: int
+) -> None:
+    bench.prefetch.measured("quick", 0)
+    bench.prefetch.measured("slow", HOLD)
+    bench.pool.resize(len(kinds))
+    now = asyncio.get_running_loop().time()
+    bench.pool.take([Run(structs.replace(_claim(kind), kind=kind), "incarnation", now) for kind in kinds])
+    await bench.clock.settle()
+    assert bench.pool.claimable(("quick", "slow"))[0] == limit
+
+
 async def test_a_suspect_that_waits_in_the_backlog_keeps_others_from_the_node(bench: Bench) -> None:
     await bench.take("a")
     assert bench.pool.may_take_suspect
