@@ -339,6 +339,10 @@ def one_instance(x: int, one: Instance[int]) -> tuple[Any, ...]:
     return one.state, one.args, one.kwargs, one.log
 
 
+def one_record(one: Instance[int]) -> Record:
+    return one.record
+
+
 def test_outside_a_job_they_are_detached() -> None:
     ctx, x, one, worker = in_place(everything, PLACEHOLDER, 5)
     assert isinstance(ctx, Context)
@@ -346,6 +350,12 @@ def test_outside_a_job_they_are_detached() -> None:
     state, args, kwargs, log = in_place(one_instance, 5, one="?")
     assert (state, args, kwargs) == (State.PROCESSING, (5,), {"one": "?"})
     log.info("goes nowhere and does no harm")
+
+
+def test_outside_a_job_an_instance_is_in_a_first_attempt_that_no_claim_has_begun() -> None:
+    record = in_place(one_record)
+    assert (record.attempts, record.crashes, record.losses, record.fence, record.priority) == (1, 0, 0, 0, 0)
+    assert (record.kind, record.owner, record.history) == ("", "", ())
 
 
 @pytest.mark.parametrize(

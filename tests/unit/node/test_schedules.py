@@ -1,6 +1,8 @@
 """The manager's verbs about schedules: adding, pausing, triggering, backfilling, and reading the ledger."""
 
 import asyncio
+import inspect
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +15,7 @@ from peerjob import (
     FireOutcome,
     Instance,
     Job,
+    Manager,
     Node,
     OptionError,
     Overlap,
@@ -575,3 +578,15 @@ async def test_processors_hear_of_fires_and_triggers_as_of_any_instance(clock: V
         await node.add_schedule(variant.with_options(every="5s", on_state_change=on_state_change))
         await clock.advance(6)
         assert heard == [("variant", state) for state in course]
+
+
+def test_each_verb_of_a_schedule_has_the_defaults_of_the_manager() -> None:
+    """For each verb whose docstring names the one of the manager."""
+    named = {name: re.match(r"Like `Manager\.(\w+)`", verb.__doc__ or "") for name, verb in vars(Schedule).items()}
+    alike = {name: getattr(Manager, found[1]) for name, found in named.items() if found is not None}
+    assert len(alike) >= 7
+    for name, verb in alike.items():
+        ours, theirs = inspect.signature(vars(Schedule)[name]).parameters, inspect.signature(verb).parameters
+        assert {one: ours[one].default for one in ours if one != "self"} == {
+            one: theirs[one].default for one in theirs if one not in ("self", "schedule")
+        }, name

@@ -1,7 +1,7 @@
 """Limits on the key-value engine: callers that die, several stores of a namespace, and random programs of both."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -14,6 +14,8 @@ from peerjob.model.state import State
 from peerjob.model.stored_limit import KindLimits, LimitNumbers, LimitSetting, SharedLimit
 from peerjob.store.kv.format.base import Delete, Transaction
 from peerjob.store.kv.format.keys import Keys
+from peerjob.store.kv.format.limit_rows import Permit, permits_of
+from peerjob.store.kv.format.rows import decode_row
 from peerjob.store.kv.store import KVStore
 from peerjob.store.rules import FLOWS_LAYOUT
 from peerjob.testing.clock import VirtualClock
@@ -92,6 +94,26 @@ async def test_a_check_that_frees_a_shared_permit_wakes_a_node(clock: VirtualClo
         freed += more
     assert freed == 1
     assert Hint("work", "") in await scene.store.next_hints(peer.incarnation, 0)
+
+
+async def test_a_claim_without_limits_keeps_no_permits_of_the_claim_before(clock: VirtualClock) -> None:
+    scene = Scene(clock)
+    shared = SharedLimit(name="shared", numbers=LimitNumbers(concurrency=1))
+    await scene.store.publish_limits([KindLimits(kind="work", shared=(shared,))])
+    peer = await scene.join(scene.store)
+    await scene.add(scene.store, scene.make.instance())
+
+    async def permits() -> Sequence[Permit]:
+        claim = await peer.take_one()
+        (entry,) = await scene.kv.get([Keys("n").state + claim.id])
+        assert entry is not None
+        found = permits_of(decode_row(entry.value))
+        await peer.commit(outcome(claim, Action.HAND_BACK))
+        return found
+
+    assert len(await permits()) == 1
+    await scene.store.publish_limits([KindLimits(kind="work")])
+    assert await permits() == ()
 
 
 async def waiting(store: KVStore) -> int:

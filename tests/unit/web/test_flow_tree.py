@@ -1,5 +1,6 @@
 """The drawing of a flow has a box for each member, or for many alike, and an arrow for each need."""
 
+import re
 from typing import Any
 
 from peerjob import Instance, State
@@ -40,6 +41,14 @@ def test_each_member_has_a_box_with_a_link_and_each_need_an_arrow() -> None:
     assert 'class="bad"' in drawing
     assert "merge: not made" in drawing
     assert [one.id for one in blockers(parts)] == [parts[1].id]
+
+
+def test_an_arrow_bends_in_the_middle_between_its_boxes() -> None:
+    drawn = str(tree([part(0, "first", State.COMPLETED), part(1, "second", State.SCHEDULED, 0)], Links(root="")))
+    (path,) = re.findall(r'<path d="M(\d+) \d+ C(\d+) \d+ (\d+) \d+ (\d+) \d+"/>', drawn)
+    begin, first, second, end = map(int, path)
+    assert first == second == (begin + end) // 2
+    assert begin < first < end
 
 
 def test_members_that_are_alike_are_folded() -> None:

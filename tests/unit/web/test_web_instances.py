@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 from uuid import UUID, uuid4
 
@@ -16,6 +16,7 @@ from peerjob.model.clock import to_datetime
 from peerjob.model.ids import IdSource
 from peerjob.model.secret import MASK
 from peerjob.web import steps, values
+from peerjob.web.filters import ROWS, Filters
 from support.dashboards import pages_of, submit
 from support.waiting import until
 
@@ -60,6 +61,23 @@ async def test_filters_are_a_query() -> None:
         )
         assert await found("error=other") == await found("after=2100-01-01T00:00") == set()
         assert await found("after=1h&before=2100-01-01T00:00Z") == {done.id, failed.id}
+
+
+def test_each_filter_reaches_the_query() -> None:
+    now, id, parent = datetime(2026, 1, 2, tzinfo=UTC), str(uuid4()), str(uuid4())
+    given = Filters(kind="a", state="completed", tag="b", parent=parent, id=id, after="1h", before="1m", order="asc")
+    assert given.query(now) == Query(
+        kind="a",
+        uuid=id,
+        state="completed",
+        tag="b",
+        parent=parent,
+        after=now - timedelta(hours=1),
+        before=now - timedelta(minutes=1),
+        limit=ROWS,
+        order="asc",
+    )
+    assert Filters().query(now) == Query(limit=ROWS, order="desc")
 
 
 @pytest.mark.parametrize("query", ["state=x", "id=x", "after=yesterday", "before=1h2", "kind=" + "k" * 300])

@@ -329,14 +329,17 @@ class KeyLimitRules(LimitSuite, ScheduleSuite):
         await peer.take(1)
         assert await self.counts_of(store) == (2, 3)
 
-    @pytest.mark.parametrize("way", ["clear", "end", "cancel", "cancel late"])
+    @pytest.mark.parametrize("way", ["clear", "clear claimed", "end", "cancel", "cancel late"])
     async def test_nothing_stays_of_a_key_without_instances(self, store: Store, way: str) -> None:
         """Nor the concurrency that the last enqueue has set."""
         await self.limit_keys(store)
         first, second = self.keyed(1, concurrency=3), self.keyed(1)
         await store.enqueue([*first, *second])
         peer = await self.join(store)
-        if way == "end":
+        if way == "clear claimed":
+            await peer.take_one()
+            await store.clear()
+        elif way == "end":
             assert await self.drained(peer) == ids_of([*first, *second])
         elif way == "cancel":
             await self.cancel(store, *ids_of([*second, *first]))
