@@ -136,9 +136,10 @@ def test_options_for_keys_need_a_kind(option: list[str]) -> None:
     ("given", "message"),
     [
         (["--clear", "--rate", "1/s"], "--rate: expected no number with --clear, got '1/s'"),
+        (["--clear", "--note", "x"], "--note: expected no note with --clear, which removes the note too, got 'x'"),
         ([], "limits set: expected --concurrency, --rate, --burst or --clear, got 'no number'"),
     ],
-    ids=["both", "neither"],
+    ids=["both", "a note", "neither"],
 )
 def test_a_limit_is_set_or_cleared(given: list[str], message: str) -> None:
     with pytest.raises(OptionError, match=re.escape(message)):

@@ -164,6 +164,8 @@ async def set_limit(
     given = [option for option, number in numbers.items() if number is not None]
     if clear and given:
         raise OptionError(given[0], numbers[given[0]], "no number with --clear")
+    if clear and note:
+        raise OptionError("--note", note, "no note with --clear, which removes the note too")
     if not clear and not given:
         raise OptionError("limits set", "no number", f"{', '.join(numbers)} or --clear")
     if kind is not None and given not in ([], ["--concurrency"]):
