@@ -32,7 +32,7 @@ from peerjob.model.firing import ScheduleRow
 from peerjob.model.record import Record
 from peerjob.store.base import Store
 from peerjob.testing.factories import Factory, Peer
-from peerjob.transfer.lines import opened
+from peerjob.transfer.lines import FORMAT, Header, MovedInstance, line_of, opened
 from support.fires import hourly
 from support.jobctl import Jobctl
 from support.waiting import until
@@ -366,6 +366,21 @@ async def test_an_instance_that_is_too_large_for_the_target_is_named(
     with pytest.raises(PayloadTooLargeError, match=larger.id):
         async for _ in export_namespace(redis_url, namespace=namespace):
             pass
+
+
+@pytest.mark.parametrize("large", ["spec", "result", "error"])
+async def test_each_part_of_an_instance_counts_for_the_limit_of_the_target(
+    etcd_url: str, namespace: str, large: str
+) -> None:
+    make = Factory(SystemClock())
+    child_id, parent_id = (new.id for new in make.instances(2))
+    parts: dict[str, Any] = {"spec": b"s", "result": b"r", "error": b"e", large: b"x" * (2 << 20)}
+    child = MovedInstance(
+        id=child_id, kind="work", priority=0, due_us=0, max_crashes=1, parent=parent_id, state="Completed", **parts
+    )
+    lines = [line_of(Header(format=FORMAT, release="", namespace="n")), line_of(child)]
+    with pytest.raises(PayloadTooLargeError, match=child.id):
+        await import_namespace(etcd_url, lines, namespace=namespace)
 
 
 async def test_a_node_that_joins_meanwhile_is_noticed(redis_url: str, namespace: str) -> None:

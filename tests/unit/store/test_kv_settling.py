@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from peerjob.model.durable import Need, Wait
+from peerjob.model.query import Filter
 from peerjob.model.record import Ack, Held, NewChild, NewInstance
 from peerjob.store.kv.format.base import Applied, Delete, Transaction
+from peerjob.store.kv.format.keys import Keys
+from peerjob.store.kv.format.rows import decode_row
+from peerjob.store.kv.format.thread_rows import is_held
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.store.rules import FLOWS_LAYOUT
 from peerjob.testing.clock import VirtualClock
@@ -122,6 +126,31 @@ async def test_a_child_that_comes_to_need_another_one_while_an_end_is_settled_wa
             assert [claim.id for claim in await other.take()] == [last.id]
 
         return lambda: node.end(claims[first.id]), close, check
+
+    await everywhere(clock, prepare)
+
+
+async def test_a_final_child_is_let_go_although_its_record_changes_meanwhile(clock: VirtualClock) -> None:
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        for store in (scene.store, scene.other):
+            await store.require_layout(FLOWS_LAYOUT, "steps")
+        node = await scene.join(scene.store)
+        await scene.add(scene.store, scene.make.instance())
+        parent = await node.take_one()
+        (new,) = scene.make.instances(1)
+        await scene.store.spawn(node.incarnation, Held(parent.id, parent.fence), [new_child(new)])
+        scene.ids.append(new.id)
+        await node.end(await node.take_one())
+
+        async def change() -> None:
+            await scene.other.clear_history(Filter())
+
+        async def check() -> None:
+            (entry,) = await scene.kv.get([Keys("n").state + new.id])
+            assert entry is not None
+            assert not is_held(decode_row(entry.value))
+
+        return lambda: node.end(parent), change, check
 
     await everywhere(clock, prepare)
 
