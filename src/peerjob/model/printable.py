@@ -32,8 +32,9 @@ def json_escapes(text: str) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things: "1 node", "3 nodes"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """A number of things: "1 node", "3 nodes", "2 crashes"."""
+    ending = "es" if noun.endswith(("s", "sh", "ch", "x")) else "s"
+    return f"{count:,} {noun}{'' if count == 1 else ending}"
 
 
 def hidden(text: str) -> str:
