@@ -462,6 +462,9 @@ def shape(a: int, b: str = "b", /, c: float = 1.0, *rest: int, d: bool = False, 
 def plain(a: int, b: int = 2, *, c: int = 3) -> None: ...
 
 
+def untyped(a, b=2): ...  # type: ignore[no-untyped-def]  # its calls are counted only
+
+
 @pytest.mark.parametrize(
     ("args", "kwargs", "expected"),
     [
@@ -480,6 +483,8 @@ def test_places(args: tuple[Any, ...], kwargs: dict[str, Any], expected: Any) ->
     [
         (plain, (), {}, ["a: missing"]),
         (plain, (1, 2, 3), {}, ["takes at most 2 positional arguments, 3 given"]),
+        (untyped, (), {}, ["a: missing"]),
+        (untyped, (1, 2, 3), {}, ["takes at most 2 positional arguments, 3 given"]),
         (plain, (1,), {"d": 1}, ["has no parameter 'd'"]),
         (plain, (1,), {"a": 1}, ["a: given by position and by name"]),
         (shape, ("1", "b", 1.0, "x", 2, "y"), {}, [r"rest\[0\]: .*", r"rest\[2\]: .*"]),

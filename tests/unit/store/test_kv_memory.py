@@ -151,7 +151,7 @@ async def test_a_watch_reports_keys_that_were_put(kv: MemoryKeyValue, clock: Vir
     assert list(await watch.changed(0) or ()) == ["n/hint/a/work/", "n/hint/a/final/1"]
     assert await clock.run(watch.changed(10)) == {}
 
-    waiting = asyncio.ensure_future(watch.changed(10))
+    waiting = asyncio.ensure_future(watch.changed(0.5))
     await clock.settle()
     await kv.txn([put("n/hint/a/work/")])
     await clock.settle()
