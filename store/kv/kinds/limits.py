@@ -199,8 +199,10 @@ class LimitCommands(DescriptorCommands):
             ops.append(Put(keys.layout, FLOWS_VALUE if kv.durable else LIMITS_VALUE))
             # without a change, the transaction still shows that the limits are those that this store knows
             transaction = Transaction([], ops if len(ops) > 1 else [])
-            if (await kv.txn([transaction], guards=[rules.stamp])).answers[0] is not None:
+            applied = await kv.txn([transaction], guards=[rules.stamp])
+            if applied.answers[0] is not None:
                 if len(ops) > 1:
+                    context.limit_rules.changed(rules, draft.kinds, draft.limits, applied.revision)
                     await kv.read_layout()
                     await context.hints.wake(Wakeups(opened=tuple(draft.opened)))
                 return

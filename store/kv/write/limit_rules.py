@@ -95,6 +95,13 @@ class LimitsInUse:
             )
         return self.known
 
+    def changed(
+        self, before: Rules, kinds: Mapping[str, LimitedKind], limits: Mapping[str, StoredLimit], revision: int
+    ) -> None:
+        """Keep the limits that this store wrote: to read all of them for each part of many kinds would take long."""
+        if not before.lacking:
+            self.known = Rules(Compare(self._keys.layout, mod=revision), kinds, limits)
+
     def reads(self, name: str, *, whole: bool = False) -> list[Range]:
         """The reads of the state of a shared limit: the number of its permits, with `whole` also all, and its rate."""
         return [below(self._keys.permits(name), 0 if whole else 1, keys_only=True), Range(self._keys.rate_use(name))]

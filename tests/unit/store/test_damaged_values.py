@@ -139,6 +139,18 @@ async def test_a_later_round_of_a_claim_puts_one_that_waited_for_its_key_behind_
     assert [claim.id for claim in claimed.claims] == [other.id, waiting.id]
 
 
+async def test_unreadable_limits_are_removed_after_other_kinds_were_published(bench: Bench) -> None:
+    """The store keeps what it writes, and must not forget what it could not read."""
+    published = [KindLimits(kind=kind, key_concurrency=1) for kind in ("damaged", "whole")]
+    await bench.store.publish_limits(published)
+    (key, _) = await _keys(bench, "limited/")
+    await bench.put(key, b"?")
+    store = bench.another()
+    await store.publish_limits([KindLimits(kind="new", key_concurrency=1)])
+    await store.publish_limits([KindLimits(kind="damaged")])
+    assert len(await _keys(bench, "limited/")) == 2
+
+
 async def test_a_clear_ends_the_count_of_what_was_set_aside(bench: Bench) -> None:
     new = bench.make.instance()
     assert (await bench.store.health()).undecodable == 0  # no count is due for an hour

@@ -10,6 +10,7 @@ from peerjob.model.clock import to_datetime
 from peerjob.model.query import Query
 from peerjob.model.record import Ack, Action, Claim, StoreLimits
 from peerjob.model.run_now import RunNow
+from peerjob.model.stored_limit import KindLimits, LimitNumbers, SharedLimit
 from peerjob.store.kv.format.base import MAX_REQUEST_BYTES, Delete, Entry, Found, Put, Range, Transaction
 from peerjob.store.kv.queue import claim, claim_heads
 from peerjob.store.kv.store import KVStore
@@ -413,3 +414,13 @@ async def test_a_store_remembers_the_claims_of_few_incarnations(bench: Bench, mo
         known = (heads._last, heads._took_all, store._passed_over)  # pyright: ignore[reportPrivateUsage]
         assert max(len(one) for one in known) <= 2
     assert len(heads._last) == len(store._passed_over) == 2  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_a_publication_of_many_limits_does_not_read_them_for_each_part(bench: Bench) -> None:
+    few = SharedLimit(name="few", numbers=LimitNumbers(concurrency=1))
+    limits = [
+        KindLimits(kind=f"kind-{number}", shared=(few,) * (number < 50), key_concurrency=1) for number in range(500)
+    ]
+    await bench.store.publish_limits(limits)
+    assert bench.kv.value_bytes < 5_000
+    assert len((await bench.store.limits(limit=1_000)).views) == 501
