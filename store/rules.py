@@ -13,7 +13,7 @@ from peerjob.model.firing import MAX_SCHEDULES, Fire, FireOutcome
 from peerjob.model.listed import listed
 from peerjob.model.record import DIGEST_SIZE, NodeInfo, digest_share
 from peerjob.model.state import State
-from peerjob.model.stored_limit import MAX_LIMIT_KINDS, LimitNumbers, LimitSupport
+from peerjob.model.stored_limit import MAX_LIMIT_KINDS, KindLimits, LimitSetting, LimitSupport
 
 LAYOUT = 2
 """The layout of a new namespace. Layout 1 was written before version 0.1 and cannot be read."""
@@ -95,12 +95,22 @@ def check_count(items: Sequence[object], what: str) -> None:
         raise ValueError(f"a call holds at most {MAX_SCHEDULES} {what}, got {len(items)}")
 
 
-def check_supported(numbers: Iterable[LimitNumbers | int], support: LimitSupport) -> None:
-    """Raise OptionError for a concurrency that a store cannot count; an int is the concurrency of a key."""
-    for given in numbers:
-        concurrency = given if isinstance(given, int) else given.concurrency
-        if concurrency > support.max_concurrency:
-            raise OptionError("concurrency", concurrency, f"at most {support.max_concurrency:,} on this store")
+def check_published(limits: KindLimits, support: LimitSupport) -> None:
+    """Raise OptionError for limits of a kind that a store cannot count."""
+    for shared in limits.shared:
+        _check_concurrency(f"limit {shared.name!r}", shared.numbers.concurrency, support)
+    _check_concurrency(f"the key limit of kind {limits.kind!r}", limits.key_concurrency, support)
+
+
+def check_setting(setting: LimitSetting, support: LimitSupport) -> None:
+    """Raise OptionError for a setting that a store cannot count."""
+    what = f"limit {setting.name!r}" if setting.name else f"the key limit of kind {setting.kind!r}"
+    _check_concurrency(what, setting.numbers.concurrency, support)
+
+
+def _check_concurrency(what: str, concurrency: int, support: LimitSupport) -> None:
+    if concurrency > support.max_concurrency:
+        raise OptionError(f"concurrency of {what}", concurrency, f"at most {support.max_concurrency:,} on this store")
 
 
 def check_kinds_of_limit(name: str, kinds: int) -> None:

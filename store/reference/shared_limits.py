@@ -15,7 +15,7 @@ from peerjob.model.stored_limit import (
     LimitSupport,
     LimitView,
 )
-from peerjob.store.rules import LIMITS_LAYOUT, check_kinds_of_limit, check_supported
+from peerjob.store.rules import LIMITS_LAYOUT, check_kinds_of_limit, check_published, check_setting
 
 from .catalogue import publish_kinds
 from .layout import raise_layout
@@ -151,7 +151,7 @@ def publish_limits(transaction: ReferenceTransaction, limits: Sequence[KindLimit
     if transaction.state.layout < LIMITS_LAYOUT and not any(given.shared or given.key_concurrency for given in limits):
         return
     for given in limits:
-        check_supported([given.key_concurrency, *(shared.numbers for shared in given.shared)], support)
+        check_published(given, support)
         for shared in given.shared:
             check_kinds_of_limit(shared.name, len({given.kind, *kinds_of(transaction, shared.name)}))
         if given.shared or given.key_concurrency:
@@ -169,7 +169,7 @@ def publish_limits(transaction: ReferenceTransaction, limits: Sequence[KindLimit
 
 def set_limit(transaction: ReferenceTransaction, setting: LimitSetting, support: LimitSupport) -> bool:
     """Replace the setting of a shared limit, or of the keys of a kind; False if nothing has it."""
-    check_supported([setting.numbers], support)
+    check_setting(setting, support)
     is_removed = setting.numbers == LimitNumbers()
     state = transaction.state
     if setting.name:

@@ -29,7 +29,7 @@ from peerjob.store.kv.write.hints import Wakeups
 from peerjob.store.kv.write.layouts import check_live_readers
 from peerjob.store.kv.write.limit_rules import Rules
 from peerjob.store.kv.write.writer import ROUNDS
-from peerjob.store.rules import LIMITS_LAYOUT, check_kinds_of_limit, check_supported
+from peerjob.store.rules import LIMITS_LAYOUT, check_kinds_of_limit, check_published, check_setting
 
 from .descriptors import DescriptorCommands
 from .key_views import KeyViews, limit_keys
@@ -70,8 +70,7 @@ class LimitDraft:
 
     def publish(self, published: KindLimits, support: LimitSupport) -> None:
         """Replace the limits of a kind by those of its code. Raises OptionError, and changes nothing."""
-        check_supported([shared.numbers for shared in published.shared], support)
-        check_supported([published.key_concurrency], support)
+        check_published(published, support)
         kind, numbers = published.kind, {shared.name: shared.numbers for shared in published.shared}
         before = self.kinds.get(kind, LimitedKind())
         after = {name: self._with_kind(name, kind, code) for name, code in numbers.items()}
@@ -145,7 +144,7 @@ class LimitCommands(DescriptorCommands):
 
     @retried
     async def set_limit(self, setting: LimitSetting) -> bool:
-        check_supported([setting.numbers], self._kv.capabilities.limits)
+        check_setting(setting, self._kv.capabilities.limits)
         done = False
 
         def plan(draft: LimitDraft) -> None:

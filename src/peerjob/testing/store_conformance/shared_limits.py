@@ -360,10 +360,12 @@ class SharedLimitRules(LimitSuite):
         most = store.capabilities.limits.max_concurrency
         await self.limit(store, concurrency=most)
         if most < 1_000_000:
-            with pytest.raises(OptionError):
+            with pytest.raises(OptionError, match="concurrency of limit 'shared'"):
                 await self.limit(store, concurrency=most + 1)
-            with pytest.raises(OptionError):
+            with pytest.raises(OptionError, match="concurrency of limit 'shared'"):
                 await self.set_limit(store, concurrency=most + 1)
+            with pytest.raises(OptionError, match="concurrency of the key limit of kind 'work'"):
+                await store.publish_limits([KindLimits(kind="work", key_concurrency=most + 1)])
         assert (await self.limit_view(store)).concurrency == most
 
     async def test_a_limit_needs_nodes_that_read_its_layout(self, store: Store) -> None:
