@@ -30,7 +30,7 @@ class BackendOptions:
 
     store: str = field(repr=False)  # the URL can contain a password
     coordinator: str | None = field(default=None, repr=False)
-    credentials: CredentialProvider | None = field(default=None, repr=False)
+    credentials: CredentialProvider | None = field(default=None, repr=False, hash=False)  # may have none
     namespace: str = "default"
     store_retry: Duration = 30.0
     enqueue_on_commit: bool = True

@@ -1,5 +1,6 @@
 """The OPTIONS of the backend, its system checks, and the options of tasks."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,26 @@ from django.conf import settings
 from django.core import checks
 from django.test.utils import override_settings
 from django.utils.module_loading import import_string
-from redis.credentials import UsernamePasswordCredentialProvider
+from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
 
 from peerjob import OptionError
 from peerjob.django import TaskBackend, with_options
 from peerjob.django.framework import VERSION, AnyTask, InvalidTaskBackend, task_backends
 from peerjob.django.options import read_options
+from peerjob.django.task_store import task_store_of
 from peerjob.django.tasks import PeerjobTask, options_of
 from support.django_site import tasks
+
+
+@dataclass
+class DataclassProvider(CredentialProvider):
+    """A provider without a hash, as each dataclass that is not frozen."""
+
+    password: str
+
+    def get_credentials(self) -> tuple[str]:
+        return (self.password,)
+
 
 BAD = [
     (
@@ -39,6 +52,12 @@ def test_the_node_of_a_backend_gets_its_provider_of_credentials() -> None:
         with pytest.raises(OptionError) as raised:
             read_options("default", {"store": store, "credentials": given}).node()
         assert raised.value.option == "credentials"
+
+
+def test_a_provider_of_credentials_may_be_a_dataclass() -> None:
+    options = {"store": "redis://localhost", "credentials": DataclassProvider("hidden")}
+    first, second = (task_store_of(read_options("default", options)) for _ in range(2))
+    assert first is second
 
 
 @pytest.mark.parametrize(("options", "text"), BAD, ids=str)
