@@ -181,9 +181,10 @@ class TaskBackend(BaseTaskBackend):
             if alias is not None and not apps.is_installed("peerjob.django.outbox"):
                 text = f"{where} uses an outbox, but INSTALLED_APPS has no 'peerjob.django.outbox'."
                 problems.append(checks.Warning(text, hint="Its migration makes the tables.", id="peerjob.W004"))
-            if alias is not None and alias not in connections:
-                text = f"{where}['OPTIONS']['outbox']: expected True or an alias of DATABASES, got {alias!r}"
-                problems.append(checks.Error(text, id="peerjob.E003"))
+            try:
+                self._check_outbox()
+            except InvalidTaskBackend as error:
+                problems.append(checks.Error(str(error), id="peerjob.E003"))
             if self.checked_options.store.startswith("memory:"):
                 hint = "Use sqlite:///… on one machine, or redis:// for several."
                 text = f"{where}: the store memory:// is lost with its process, and no other process sees it."
@@ -197,8 +198,15 @@ class TaskBackend(BaseTaskBackend):
             problems.append(checks.Warning(text, hint=hint, id="peerjob.W003"))
         return problems
 
+    def _check_outbox(self) -> None:
+        alias = self.checked_options.outbox_alias
+        if alias is not None and alias not in connections:
+            where = f"TASKS[{self.alias!r}]['OPTIONS']['outbox']"
+            raise InvalidTaskBackend(f"{where}: expected True or an alias of DATABASES, got {alias!r}")
+
     @functools.cached_property
     def _tasks(self) -> TaskStore:
+        self._check_outbox()
         try:
             return task_store_of(self.checked_options)
         except OptionError as error:

@@ -11,7 +11,7 @@ from django.test.utils import override_settings
 
 from peerjob import ArgumentError, Job, OptionError, State, TableError
 from peerjob.django import TaskBackend
-from peerjob.django.framework import AnyResult, TaskResultDoesNotExist, TaskResultStatus
+from peerjob.django.framework import AnyResult, InvalidTaskBackend, TaskResultDoesNotExist, TaskResultStatus
 from peerjob.django.jobs import project_jobs, project_tasks
 from peerjob.django.outbox.database import DjangoDatabase
 from peerjob.sql import Outbox, OutboxRelay
@@ -134,5 +134,8 @@ def test_the_checks_tell_what_is_missing(backend: TaskBackend) -> None:
     options = {**backend.options, "outbox": "nowhere"}
     settings = {"default": {"BACKEND": "peerjob.django.TaskBackend", "OPTIONS": options}}
     with override_settings(TASKS=settings, INSTALLED_APPS=installed):
-        problems = {problem.id for problem in TaskBackend("default", settings["default"]).check()}
-    assert {"peerjob.W004", "peerjob.E003"} <= problems
+        problems = {problem.id: problem.msg for problem in TaskBackend("default", settings["default"]).check()}
+        with pytest.raises(InvalidTaskBackend) as caught:
+            tasks.add.enqueue(1)
+    assert {"peerjob.W004", "peerjob.E003"} <= problems.keys()
+    assert str(caught.value) == problems["peerjob.E003"]
