@@ -13,6 +13,7 @@ from django.db import connections, transaction
 
 from peerjob import Call, Job, OptionError, PeerjobError, UnknownInstanceError
 from peerjob.model.ids import id_time_us
+from peerjob.sql.tables import checked_dialect
 
 from .framework import (
     VERSION,
@@ -200,9 +201,15 @@ class TaskBackend(BaseTaskBackend):
 
     def _check_outbox(self) -> None:
         alias = self.checked_options.outbox_alias
-        if alias is not None and alias not in connections:
-            where = f"TASKS[{self.alias!r}]['OPTIONS']['outbox']"
-            raise InvalidTaskBackend(f"{where}: expected True or an alias of DATABASES, got {alias!r}")
+        if alias is None:
+            return
+        where = f"TASKS[{self.alias!r}]['OPTIONS']"
+        if alias not in connections:
+            raise InvalidTaskBackend(f"{where}['outbox']: expected True or an alias of DATABASES, got {alias!r}")
+        try:
+            checked_dialect(connections[alias].vendor, "outbox")
+        except OptionError as error:
+            raise InvalidTaskBackend(f"{where}: {error}") from error
 
     @functools.cached_property
     def _tasks(self) -> TaskStore:

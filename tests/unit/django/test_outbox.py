@@ -139,3 +139,15 @@ def test_the_checks_tell_what_is_missing(backend: TaskBackend) -> None:
             tasks.add.enqueue(1)
     assert {"peerjob.W004", "peerjob.E003"} <= problems.keys()
     assert str(caught.value) == problems["peerjob.E003"]
+
+
+def test_a_database_of_another_kind_is_an_error_that_names_the_setting(
+    backend: TaskBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(connections["default"]), "vendor", "mysql")
+    [found] = backend.check()
+    assert found.id == "peerjob.E003"
+    assert found.msg.startswith("TASKS['default']['OPTIONS']: outbox: expected a database of PostgreSQL or SQLite")
+    with pytest.raises(InvalidTaskBackend) as caught:
+        tasks.add.enqueue(1)
+    assert str(caught.value) == found.msg
