@@ -39,7 +39,9 @@ class BackendOptions:
     @functools.cached_property
     def outbox_alias(self) -> str | None:
         """The alias of the database with the outbox; None without one."""
-        return ("default" if self.outbox is True else self.outbox) or None
+        if isinstance(self.outbox, str):
+            return self.outbox
+        return "default" if self.outbox else None
 
     def node(
         self,
@@ -100,11 +102,11 @@ def read_options(alias: str, given: Mapping[str, Any]) -> BackendOptions:
         kind, expected = _EXPECTED[name]
         if not isinstance(value, kind):
             raise InvalidTaskBackend(f"{where}[{name!r}]: expected {expected}, got {type(value).__name__} {value!r}")
-    options: dict[str, Any] = {"store": default_store(), **given}
+    options: Mapping[str, Any] = given if "store" in given else {"store": default_store(), **given}
     return BackendOptions(**options)
 
 
 def default_store() -> str:
     """The URL of a SQLite file in the folder of the project."""
-    folder = Path(getattr(settings, "BASE_DIR", ".")).absolute()
+    folder = Path(getattr(settings, "BASE_DIR", None) or ".").absolute()
     return f"sqlite://{folder / DEFAULT_FILE}"

@@ -96,6 +96,8 @@ def test_the_default_store_is_a_file_of_the_project(tmp_path: Path, monkeypatch:
     with override_settings(BASE_DIR=tmp_path / "site"):
         assert read_options("default", {}).store == f"sqlite://{tmp_path}/site/peerjob.db"
     monkeypatch.chdir(tmp_path)
+    with override_settings(BASE_DIR=None):
+        assert read_options("default", {}).store == f"sqlite://{tmp_path}/peerjob.db"
     assert read_options("default", {}).store == f"sqlite://{tmp_path}/peerjob.db"
 
 

@@ -128,10 +128,11 @@ async def test_the_state_of_the_table_is_counted(migrated: TaskBackend) -> None:
     assert 0 <= state.oldest < 60
 
 
-def test_the_checks_tell_what_is_missing(backend: TaskBackend) -> None:
+@pytest.mark.parametrize("alias", ["nowhere", ""])
+def test_the_checks_tell_what_is_missing(backend: TaskBackend, alias: str) -> None:
     assert [problem.id for problem in backend.check()] == []
     installed = ["support.django_site", "peerjob.django"]
-    options = {**backend.options, "outbox": "nowhere"}
+    options = {**backend.options, "outbox": alias}
     settings = {"default": {"BACKEND": "peerjob.django.TaskBackend", "OPTIONS": options}}
     with override_settings(TASKS=settings, INSTALLED_APPS=installed):
         problems = {problem.id: problem.msg for problem in TaskBackend("default", settings["default"]).check()}
