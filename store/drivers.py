@@ -122,6 +122,15 @@ def missing_file(url: str) -> Path | None:
     return None if exists else path
 
 
+@typed_except_secrets("url")
+def check_file(url: str) -> None:
+    """Raise OptionError for a SQLite file that cannot be at its path, as the first call of its store would."""
+    if scheme_of(url) == "sqlite":
+        from .sqlite.location import check_location_of
+
+        check_location_of(url)
+
+
 def check_exists(url: str) -> None:
     """Raise OptionError for a SQLite file that does not exist."""
     if (path := missing_file(url)) is not None:

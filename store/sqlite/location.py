@@ -37,6 +37,13 @@ def check_location(path: Path) -> None:
     _check_file(path)
 
 
+def check_location_of(url: str) -> None:
+    """Raise OptionError if the file of a store cannot be there."""
+    path = parse_address(url).path
+    check_mount(path)  # before a link is followed, which may take forever there
+    check_location(real_path(path))
+
+
 def real_path(path: Path) -> Path:
     """The path without symbolic links; raises OptionError for links that lead to themselves."""
     try:

@@ -14,6 +14,7 @@ from django.db import connections, transaction
 from peerjob import Call, Job, OptionError, PeerjobError, UnknownInstanceError
 from peerjob.model.ids import id_time_us
 from peerjob.sql.tables import checked_dialect
+from peerjob.store.drivers import check_file
 
 from .framework import (
     VERSION,
@@ -28,7 +29,7 @@ from .framework import (
     task_enqueued,
 )
 from .jobs import job_for
-from .options import BackendOptions, read_options
+from .options import EXPECTED, BackendOptions, read_options
 from .results import READY, PeerjobResult, result_of
 from .task_store import TaskStore, task_store_of
 from .tasks import PeerjobTask, moment
@@ -104,7 +105,10 @@ class TaskBackend(BaseTaskBackend):
         elif options.enqueue_on_commit and (waiting := open_transactions()):
             return self._enqueue_later(waiting, task, call, args)
         else:
-            id = self._tasks.store_new(call)
+            try:
+                id = self._tasks.store_new(call)
+            except OptionError as error:
+                raise self._named(error) from error
         result = self._result(task, id, args, kwargs, moment(id_time_us(id)))
         task_enqueued.send_robust(type(self), task_result=result)
         return result
@@ -116,7 +120,10 @@ class TaskBackend(BaseTaskBackend):
         result = self._result(task, id, as_json(args), as_json(call.kwargs), None)
 
         def store() -> None:
-            tasks.store(id, call)
+            try:
+                tasks.store(id, call)
+            except OptionError as error:
+                raise self._named(error) from error
             object.__setattr__(result, "enqueued_at", moment(id_time_us(id)))
             task_enqueued.send_robust(type(self), task_result=result)
 
@@ -163,8 +170,12 @@ class TaskBackend(BaseTaskBackend):
         """Read a result; raises TaskResultDoesNotExist, also after retention has removed it."""
         try:
             instance = self._tasks.read(result_id)
-        except (OptionError, UnknownInstanceError):
+        except UnknownInstanceError:
             raise TaskResultDoesNotExist(result_id) from None
+        except OptionError as error:
+            if error.option == "uuid":
+                raise TaskResultDoesNotExist(result_id) from None
+            raise self._named(error) from error
         return result_of(self.alias, instance)
 
     def check(self, **kwargs: Any) -> list[checks.CheckMessage]:
@@ -183,9 +194,15 @@ class TaskBackend(BaseTaskBackend):
                 text = f"{where} uses an outbox, but INSTALLED_APPS has no 'peerjob.django.outbox'."
                 problems.append(checks.Warning(text, hint="Its migration makes the tables.", id="peerjob.W004"))
             try:
-                self._check_outbox()
+                self.check_outbox()
             except InvalidTaskBackend as error:
                 problems.append(checks.Error(str(error), id="peerjob.E003"))
+            try:
+                check_file(self.checked_options.store)
+            except OptionError as error:
+                # no error: a command that builds an image can run before a volume has the folder
+                hint = "Make the folder, or correct `store`: each use of the backend raises this error."
+                problems.append(checks.Warning(f"{where}['OPTIONS']: {error}", hint=hint, id="peerjob.W005"))
             if self.checked_options.store.startswith("memory:"):
                 hint = "Use sqlite:///… on one machine, or redis:// for several."
                 text = f"{where}: the store memory:// is lost with its process, and no other process sees it."
@@ -199,7 +216,8 @@ class TaskBackend(BaseTaskBackend):
             problems.append(checks.Warning(text, hint=hint, id="peerjob.W003"))
         return problems
 
-    def _check_outbox(self) -> None:
+    def check_outbox(self) -> None:
+        """Raise InvalidTaskBackend for an outbox in an unknown database, or in one of another kind."""
         alias = self.checked_options.outbox_alias
         if alias is None:
             return
@@ -213,11 +231,17 @@ class TaskBackend(BaseTaskBackend):
 
     @functools.cached_property
     def _tasks(self) -> TaskStore:
-        self._check_outbox()
+        self.check_outbox()
         try:
             return task_store_of(self.checked_options)
         except OptionError as error:
-            raise InvalidTaskBackend(f"TASKS[{self.alias!r}]['OPTIONS']: {error}") from error
+            raise self._named(error) from error
+
+    def _named(self, error: OptionError) -> PeerjobError | InvalidTaskBackend:
+        """An error of a node of this backend, with the setting if it is about one of OPTIONS."""
+        if error.option not in EXPECTED:
+            return error
+        return InvalidTaskBackend(f"TASKS[{self.alias!r}]['OPTIONS']: {error}")
 
 
 def _is_datetime(value: object) -> bool:

@@ -81,7 +81,7 @@ class BackendOptions:
         return OutboxRelay(DjangoDatabase(self.outbox_alias))
 
 
-_EXPECTED: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
+EXPECTED: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
     "store": (str, "a URL, such as redis://localhost:6379"),
     "coordinator": ((str, type(None)), "a URL, such as etcd://localhost:2379"),
     "credentials": (object, "a CredentialProvider of redis-py"),
@@ -97,9 +97,9 @@ def read_options(alias: str, given: Mapping[str, Any]) -> BackendOptions:
     where = f"TASKS[{alias!r}]['OPTIONS']"
     known = [field.name for field in fields(BackendOptions)]
     for name, value in given.items():
-        if name not in _EXPECTED:
+        if name not in EXPECTED:
             raise InvalidTaskBackend(f"{where}: expected options among {', '.join(known)}, got {name!r}")
-        kind, expected = _EXPECTED[name]
+        kind, expected = EXPECTED[name]
         if not isinstance(value, kind):
             raise InvalidTaskBackend(f"{where}[{name!r}]: expected {expected}, got {type(value).__name__} {value!r}")
     options: Mapping[str, Any] = given if "store" in given else {"store": default_store(), **given}

@@ -63,6 +63,14 @@ def test_wrong_options_end_with_status_2() -> None:
     assert caught.value.returncode == 2
 
 
+def test_an_outbox_in_an_unknown_database_ends_with_status_2() -> None:
+    wrong = {"default": {"BACKEND": "peerjob.django.TaskBackend", "OPTIONS": {"outbox": "nowhere"}}}
+    text = r"TASKS\['default'\]\['OPTIONS'\]\['outbox'\]: expected True or an alias of DATABASES, got 'nowhere'"
+    with override_settings(TASKS=wrong), pytest.raises(CommandError, match=text) as caught:
+        call_command("peerjob", skip_checks=True)
+    assert caught.value.returncode == 2
+
+
 def test_the_help_keeps_its_paragraphs() -> None:
     command: BaseCommand = Command(stdout=StringIO())
     text = command.create_parser("manage.py", "peerjob").format_help()

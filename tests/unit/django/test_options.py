@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.core import checks
+from django.db import transaction
 from django.test.utils import override_settings
 from django.utils.module_loading import import_string
 from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
 
 from peerjob import OptionError
 from peerjob.django import TaskBackend, with_options
-from peerjob.django.framework import VERSION, AnyTask, InvalidTaskBackend, task_backends
+from peerjob.django.framework import VERSION, AnyTask, InvalidTaskBackend, TaskResultDoesNotExist, task_backends
 from peerjob.django.options import read_options
 from peerjob.django.task_store import task_store_of
 from peerjob.django.tasks import PeerjobTask, options_of
@@ -90,6 +91,30 @@ def test_options_that_no_node_accepts_are_errors_of_the_check(options: dict[str,
         assert "secret" not in found.msg
         with pytest.raises(InvalidTaskBackend, match="TASKS"):
             tasks.add.enqueue(1)
+
+
+def test_a_missing_folder_of_the_store_is_a_warning_and_an_error_of_each_use(tmp_path: Path) -> None:
+    options = {"store": f"sqlite://{tmp_path}/missing/peerjob.db"}
+    with override_settings(TASKS={"default": {"BACKEND": "peerjob.django.TaskBackend", "OPTIONS": options}}):
+        [found] = task_backends["default"].check()
+        assert (found.id, found.level) == ("peerjob.W005", checks.WARNING)
+        assert found.msg.startswith("TASKS['default']['OPTIONS']: store: expected a path in a folder that exists")
+
+        def enqueue_in_transaction() -> None:
+            with transaction.atomic():
+                tasks.add.enqueue(1)
+
+        known = "01a2174d-4b9b-7092-868b-1f06d87ffae3"
+        for use in (lambda: tasks.add.enqueue(1), enqueue_in_transaction, lambda: tasks.add.get_result(known)):
+            with pytest.raises(InvalidTaskBackend) as caught:
+                use()
+            assert str(caught.value) == found.msg
+        (tmp_path / "missing").mkdir()
+        assert task_backends["default"].check() == []
+        with pytest.raises(TaskResultDoesNotExist):
+            tasks.add.get_result("no id")
+        result = tasks.add.enqueue(1)
+        result.refresh()
 
 
 def test_the_default_store_is_a_file_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,7 @@ class Command(BaseCommand):
         backend = task_backends[alias] if alias in task_backends.settings else None
         if not isinstance(backend, TaskBackend):
             raise OptionError("--backend", alias, "a key of TASKS whose BACKEND is peerjob.django.TaskBackend")
+        backend.check_outbox()
         tasks = _tasks(options["modules"])
         node = backend.checked_options.node(
             project_jobs(alias, tasks, _queues(backend, tasks, options["queue"])),
