@@ -32,8 +32,7 @@ class AtExit:
         self._pid = os.getpid()
         self._finalizer: Any = None
         atexit.register(self._run)
-        process = sys.modules.get("multiprocessing.process")
-        if process is not None and process.parent_process() is not None:
+        if _is_child_of_multiprocessing():
             # a child process of multiprocessing ends with os._exit, which skips the handlers of atexit, but runs the
             # finalizers of multiprocessing
             from multiprocessing.util import Finalize
@@ -54,6 +53,15 @@ class AtExit:
             self._call()
         except (Exception, KeyboardInterrupt, asyncio.CancelledError):
             logger.debug("could not leave the cluster at exit; the lease expires", exc_info=True)
+
+
+def _is_child_of_multiprocessing() -> bool:
+    process = sys.modules.get("multiprocessing.process")
+    try:
+        return process is not None and process.parent_process() is not None
+    except (AttributeError, NameError):
+        # another thread imports the module at this moment; a child of multiprocessing has imported it before
+        return False
 
 
 @contextlib.contextmanager

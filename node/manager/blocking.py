@@ -210,6 +210,8 @@ class BlockingManager(BlockingVerbs):
         # if a thread of the parent held the lock during the fork, no thread of the child would ever unlock it
         self._lock = threading.RLock()
         self._is_starting = False
+        # they are the parent's: the start in the child may fail, and other threads may call during the start
+        self._loop = self._thread = None
 
     def _started_loop(self) -> asyncio.AbstractEventLoop:
         loop = self._loop
@@ -238,10 +240,10 @@ class BlockingManager(BlockingVerbs):
         self._calls = set()
         loop = new_loop()
         thread = threading.Thread(target=_run_loop, args=(loop,), name="peerjob-blocking", daemon=True)
-        thread.start()
         # Register before the node registers its own handler: Python calls exit handlers in reverse order, and the
         # node must leave the cluster first.
         at_exit = AtExit(self._exit)
+        thread.start()
         try:
             starting = self._timed(self._node.start())
             self._context.copy().run(asyncio.run_coroutine_threadsafe, starting, loop).result()

@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType, ModuleType
 from typing import Any, cast
 
 import pytest
@@ -235,6 +236,71 @@ def test_a_fork_while_another_thread_is_inside_a_call_does_not_hang() -> None:
     for _ in range(3):
         assert in_child(use) == 0
     calling.join(60)
+    manager.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_whose_first_start_failed_starts_at_the_next_call(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    manager = Node(f"sqlite://{folder}/jobs.db", jobs=ADD).blocking()
+    manager.start()
+
+    def use() -> None:
+        folder.rename(tmp_path / "away")
+        with pytest.raises(OptionError, match="store"):
+            manager.count()
+        (tmp_path / "away").rename(folder)
+        assert manager.schedule(ADD, 1, 2).result(timeout=60) == 3
+        manager.close()
+
+    assert in_child(use) == 0
+    assert manager.schedule(ADD, 1, 2).result(timeout=60) == 3
+    manager.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_thread_of_a_child_waits_for_the_start_by_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = Node(jobs=ADD).blocking()
+    manager.start()
+    start, begun, go_on = Node.start, threading.Event(), threading.Event()
+
+    async def held(node: Node) -> Any:
+        begun.set()
+        await asyncio.to_thread(go_on.wait, 60)
+        return await start(node)
+
+    def use() -> None:
+        monkeypatch.setattr(Node, "start", held)
+        with ThreadPoolExecutor() as threads:
+            one = threads.submit(manager.schedule, ADD, 1, 2)
+            assert begun.wait(60)
+            other = threads.submit(manager.schedule, ADD, 1, 2)
+            while not other.done() and not waits_for_a_start(besides=1):
+                pass
+            go_on.set()
+            assert [call.result(60).result(timeout=60) for call in (one, other)] == [3, 3]
+        manager.close()
+
+    assert in_child(use) == 0
+    manager.close()
+
+
+def waits_for_a_start(*, besides: int) -> bool:
+    """Whether more than this number of threads are inside of a start."""
+    inside = 0
+    for frame in sys._current_frames().values():  # pyright: ignore[reportPrivateUsage]
+        at: FrameType | None = frame
+        while at is not None:
+            inside += at.f_code.co_name == "_started_loop"
+            at = at.f_back
+    return inside > besides
+
+
+def test_a_module_that_another_thread_imports_does_not_fail_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "multiprocessing.process", ModuleType("multiprocessing.process"))
+    manager = Node(jobs=ADD).blocking()
+    manager.start()
     manager.close()
 
 
