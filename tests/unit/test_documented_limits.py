@@ -1,6 +1,8 @@
 """The numbers of docs/limits.md are those of the code, and each row is compared or named as one without a number."""
 
+import re
 from datetime import timedelta
+from pathlib import Path
 
 from peerjob import StoreLimits
 from peerjob.cli import web_server
@@ -15,6 +17,7 @@ from peerjob.node.work import context_backend, failure_log, outbox, references
 from peerjob.remote.server import calls, grpc_server, server
 from peerjob.remote.wire import requests
 from peerjob.sql import relay_rows, tables
+from peerjob.store.lua.scripts import lib as lua_library
 from peerjob.store.sqlite import driver
 from peerjob.store.sqlite.requests import WRITE_LOCK_TIMEOUT
 from peerjob.transfer import importing, lines
@@ -30,6 +33,8 @@ ROWS = rows()
 WEB_CONNECTIONS = (
     "connections of one address to `jobd --web-listen`, except a [trusted proxy](security.md#callers-behind-proxies)"
 )
+PASSED = "waiting instances that pass in one step because the code of their key limit has a higher concurrency"
+GATE_MOVES = Path(lua_library.__path__[0]) / "gate_moves.lua"
 ELEMENTS = next(name for name in ROWS if name.startswith("elements of a value"))
 
 
@@ -129,6 +134,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "results that the outputs in the arguments of one member stand for": references.MAX_REFERENCES,
         "results that a repeated flow keeps": flows.MAX_KEPT_STEPS << 20,
         "boxes in the drawing of a flow": flow_tree.MAX_DRAWN,
+        PASSED: _constant_of_lua(GATE_MOVES, "MAX_PASSED"),
         "name of the table, and of its schema": tables.MAX_TABLE,
         "rows and instances that `jobd check` and a metric count": relay_rows.MOST_COUNTED,
     }
@@ -170,3 +176,9 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "children of a body",
     }
     assert set(ROWS) == code.keys() | days.keys() | without_one_number
+
+
+def _constant_of_lua(path: Path, name: str) -> int:
+    """The number that a script of Lua gives to a local name."""
+    (value,) = re.findall(rf"local {name}\b[^=\n]*= (\d+)", path.read_text())
+    return int(value)
