@@ -17,6 +17,7 @@ from peerjob.model.errors import StoreRefusedError
 from peerjob.model.record import Action, Claim, NewInstance, Want
 from peerjob.model.state import State
 from peerjob.model.stored_limit import KindLimits, LimitNumbers, LimitSetting, SharedLimit
+from peerjob.store.lua.commands.codec import MAX_TIME_US
 from peerjob.store.lua.store import LuaStore
 from peerjob.testing.factories import Peer, outcome
 from support.lua_site import MakeSite, Site
@@ -109,6 +110,22 @@ async def test_a_damaged_record_uses_up_no_rate(site: MakeSite) -> None:
     peer = await here.join(store)
     assert await ids(peer, 1) == [batch[0].id]
     assert await ids(peer) == [batch[1].id, batch[2].id]
+
+
+async def test_a_limit_that_opens_after_the_last_moment_opens_at_the_last_moment(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits(shared("work", concurrency=1))
+    await store.enqueue(here.make.instances(1))
+    with connect(here) as server:
+        stored: Any = server.hget(here.key("limits"), "lshared")
+        *numbers, _, rest = stored.split(b" ", 5)
+        server.hset(here.key("limits"), "lshared", b" ".join([*numbers, b"9" * 30, rest]))
+    peer = await here.join(store)
+    claimed = await peer.claim()
+    assert (claimed.claims, claimed.next_due_us) == ((), MAX_TIME_US)
+    (view,) = (await store.limits()).views
+    assert view.opens_us == MAX_TIME_US
 
 
 async def test_a_damaged_limit_lets_pass_until_it_is_published(

@@ -8,7 +8,7 @@ local limit = shared and limit_of(ARGV[1])
 if not limit or not limit.kinds[1] then
   return 0
 end
-local closed = min(LATEST, now + tonumber(ARGV[2]))
+local closed = now + tonumber(ARGV[2])
 local opens_earlier = ARGV[3] == '1' and closed < limit.closed
 if opens_earlier or closed > limit.closed then
   limit.closed, limit.left = closed, nil
