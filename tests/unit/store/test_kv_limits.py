@@ -152,7 +152,7 @@ async def test_no_claim_follows_a_throttle(clock: VirtualClock) -> None:
 def large_batch(scene: Scene) -> list[NewInstance]:
     """Instances of two requests; the last ones are the first to go, so the second request is refused at first."""
     early = scene.make.instance(limit_key="a", key_concurrency=2, due_us=1_000_000)
-    return [*scene.make.instances(60, limit_key="a", key_concurrency=2), early]
+    return [*scene.make.instances(120, limit_key="a", key_concurrency=2), early]
 
 
 async def enqueueing(scene: Scene) -> Call:
