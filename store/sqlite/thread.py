@@ -76,8 +76,8 @@ class FileThread:
         self._calls_alone = 0
         """Calls of `write_here` since one that was not alone."""
         self._next_tick = 0.0
-        self._next_end = 0.0
-        """The monotonic time before which the thread does not try again to end leases."""
+        self._next_end = self._next_registration = 0.0
+        """The monotonic times before which the thread does not try again to end leases, and to write its watches."""
         self._alarm, self._wake_up = socket.socketpair()
         self._alarm.setblocking(False)
         self._wake_up.setblocking(False)
@@ -276,7 +276,7 @@ class FileThread:
                 session.tick(self._watches)
         except (sqlite3.Error, OSError) as error:
             _LOGGER.warning("cannot look for changes at %s: %s", self._url, error)
-        if self._must_register:
+        if self._must_register and time.monotonic() >= self._next_registration:
             # what is put from now on must ring, before a read tells what was put until now
             self._write(session)
         self._answer(session)
@@ -312,9 +312,7 @@ class FileThread:
             return
         writes = _taken(self._writes)
         try:
-            if self._must_register:
-                self._must_register = False
-                session.register(self._watches)
+            self._register(session)
             failed = self._commit(session, writes)
             if failed is not None:
                 # a removed file or a full disk stays for some time
@@ -327,16 +325,25 @@ class FileThread:
             elif failed is not None:
                 for request in writes:
                     request.error = failed
-        except (sqlite3.Error, OSError) as error:
-            _LOGGER.warning("cannot write the watches of %s: %s", self._url, error)
-            self._must_register = True
-            fail(writes, StoreUnavailableError(self._url, str(error)))
-            writes = []
         finally:
             session.lock.give()
         deliver(writes)
         if not self._writes:
             session.checkpoint()
+
+    def _register(self, session: Session) -> None:
+        """Write the watches of this process if they have changed; needs the write lock."""
+        if not self._must_register or time.monotonic() < self._next_registration:
+            return
+        self._must_register = False
+        try:
+            session.register(self._watches)
+        except sqlite3.Error as error:
+            # until then, the look of each second finds what others have put
+            _LOGGER.warning(
+                "cannot write which keys this process watches, and tries again: %s", translated(error, self._url)
+            )
+            self._must_register, self._next_registration = True, time.monotonic() + _TICK
 
     def _commit(self, session: Session, writes: Sequence[Request]) -> Exception | None:
         """Apply writes; the error if none of them was applied."""

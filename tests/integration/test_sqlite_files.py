@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from peerjob import Job, Node, OptionError, Query, State, StoreError, StoreFullError
+from peerjob import Job, Node, OptionError, Query, State, StoreError, StoreFullError, StoreUnavailableError
 from peerjob.cli.daemon.check import examine
 from peerjob.cli.daemon.settings import DaemonSettings
 from peerjob.model.clock import SystemClock
@@ -218,9 +218,7 @@ async def test_a_full_disk_refuses_new_instances_and_lets_the_others_end(small_d
             await fill()
         assert count
         ballast = small_disk / "ballast"
-        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-            while file.write(b"x" * 4096):
-                pass
+        _fill_with(ballast)
         with Stalls() as stalls:
             began_us = now_us()
             with pytest.raises(StoreFullError):
@@ -233,6 +231,42 @@ async def test_a_full_disk_refuses_new_instances_and_lets_the_others_end(small_d
         assert await node.count(Query(state=State.ACTIVE)) == 0
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+async def test_watches_that_cannot_be_written_take_no_processor_time(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a full disk, neither the watches of a process nor the end of a lease can be written."""
+    path = small_disk / "a.db"
+    kv = SqliteKeyValue(parse_address(f"sqlite://{path}?sync=normal"), SystemClock())
+    await kv.open()
+    lease = await kv.grant(100_000)
+    ballast = small_disk / "ballast"
+    _fill_with(ballast)
+
+    async def has_ended() -> bool:
+        return await kv.remaining([lease]) == [0]
+
+    await until(has_ended)
+    watch = kv.watch("test/")
+    began = time.process_time()
+    await asyncio.sleep(2)
+    assert time.process_time() - began < 0.2
+    warnings = [record.getMessage() for record in caplog.records if "watches" in record.getMessage()]
+    assert 1 <= len(warnings) <= 4
+    assert all(str(path) in warning and "no space is left" in warning for warning in warnings)
+    with pytest.raises(StoreUnavailableError, match=f"{path}.*: no space is left for the file"):
+        await kv.txn([Transaction([], [Put("test/a", b"x" * 100_000)])])
+    ballast.unlink()
+    await kv.txn([Transaction([], [Put("test/a", b"")])])
+    watch.close()
+    await kv.close()
+
+
+def _fill_with(ballast: Path) -> None:
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
 
 
 async def test_check_tells_where_the_file_is_and_names_a_stopped_writer(tmp_path: Path) -> None:
