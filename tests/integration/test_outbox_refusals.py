@@ -16,7 +16,7 @@ from support.division import in_matrix
 from support.outbox_base import Base, base_of
 from support.postgres import Database
 from support.stalls import Stalls, now_us
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 outbox = Outbox()
 ASKS = "SELECT CAST(id AS text), error"
@@ -58,8 +58,9 @@ def questions_of(engine: Any) -> list[str]:
 
 
 async def test_a_node_that_never_saw_the_row_tells_its_error_at_once(
-    base: Base, redis_url: str, namespace: str
+    base: Base, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("peerjob.node.work.outbox.LOOK_ASIDE", PATIENCE)  # a database on a busy machine answers late
     (row,) = put_aside(base)
     told = rf"no instance {row.id} .*peerjob_outbox_bad has its row: the store said no"
     async with (
@@ -76,7 +77,10 @@ async def test_a_node_that_never_saw_the_row_tells_its_error_at_once(
         assert await row.result(node, 30) == 0, "the row was sent again"
 
 
-async def test_lookups_at_one_time_are_one_question(base: Base, redis_url: str, namespace: str) -> None:
+async def test_lookups_at_one_time_are_one_question(
+    base: Base, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peerjob.node.work.outbox.LOOK_ASIDE", PATIENCE)  # a database on a busy machine answers late
     rows = put_aside(base, 20)
     asked = questions_of(base.relay_engine)
     async with Node(redis_url, jobs=[job], namespace=namespace, outbox=OutboxRelay(base.relay_engine)) as node:

@@ -33,6 +33,7 @@ async def double(number: int) -> int:
 
 job = Job("double", double)
 outbox = Outbox()
+ROWS = 10
 ENGINES = ["psycopg", "async-psycopg", "asyncpg", "sqlite", "aiosqlite"]
 MakeNode = Callable[..., AbstractAsyncContextManager[Node]]
 
@@ -388,20 +389,27 @@ async def test_a_lone_row_costs_two_changes_and_no_transaction(
 ) -> None:
     base, seen = Base(kind, postgres, tmp_path), list[str]()
     watched = getattr(base.relay_engine, "sync_engine", base.relay_engine)
-    event.listen(watched, "before_cursor_execute", lambda *given: seen.append(given[2]))
-    others = "SELECT pid, query FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    event.listen(watched, "before_cursor_execute", lambda *given: seen.append(given[2].split()[0]))
+    # a process of autovacuum is in the same database now and then
+    clients = "datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    others = f"SELECT pid, query FROM pg_stat_activity WHERE {clients}"
     own = set[int]()
     async with make_node(base) as node:
-        for number in range(2):
-            seen.clear()
+        for number in range(1 + ROWS):
+            if number == 1:
+                seen.clear()
+            deleted = seen.count("DELETE")
             with base.engine.begin() as connection:
                 own |= {*connection.exec_driver_sql("SELECT pg_backend_pid()").scalars()}
                 row = outbox.schedule(connection, job.call(number))
             assert await row.result(node, 30) == 2 * number
-            await until(lambda: any(sql.startswith("DELETE") for sql in seen))
+            await until(lambda: seen.count("DELETE") > deleted)
         with psycopg.connect(postgres.conninfo, autocommit=True) as watching:
-            last = {query.split()[0] for pid, query in watching.execute(others) if pid not in own}
+            rows = watching.execute(others.encode()).fetchall()
+            last = {query.split()[0] for pid, query in rows if pid not in own}
     await base.close()
-    assert [sql.split()[0] for sql in seen if not sql.startswith("SELECT")] == ["WITH", "DELETE"]
+    assert set(seen) <= {"WITH", "DELETE", "SELECT"}
+    # a row whose notification comes during a pass that takes the row costs one take more
+    assert seen.count("DELETE") == ROWS <= seen.count("WITH") < 2 * ROWS
     assert "LISTEN" in last
     assert last <= {"LISTEN", "SELECT", "DELETE", "WITH"}, "a COMMIT would be the last statement of a transaction"
