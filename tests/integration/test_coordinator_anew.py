@@ -132,8 +132,7 @@ async def test_schedules_go_on_after_the_coordinator_was_restored(
         # a later term, which the backup knows nothing of
         await here.leader.election.stop()
         here.leader.election.start()
-        await here.fires()
-        before = await here.term()
+        before = await here.another(first)
         assert before.number >= first.number + MANY
         await asyncio.to_thread(etcd.kill)
         try:

@@ -63,6 +63,7 @@ async def test_all_is_well_on_a_durable_server(
 
     speed = found.pop("speed")  # a warning, on a machine that is busy
     assert "answers in" in speed[0][1]
+    found.pop("slow calls", None)  # a machine that stands still makes any call a slow one
     assert worst(found) == {"ok"}, found
     assert found["jobs"] == [("ok", "2 kind(s): double, held")]
     assert found["nodes"] == [("ok", "one; 10 worker(s)")]
@@ -348,7 +349,9 @@ async def test_slow_calls_are_told_with_their_verbs(
     server.command("DEBUG", "SLEEP", "0.12")
     verdict, text = await slow_calls()
     assert verdict is Severity.WARN
-    assert re.match(r"over 100 ms in the last hour: DEBUG 1x \(up to 1\d\d ms\)", text)
+    longest = re.match(r"over 100 ms in the last hour: DEBUG 1x \(up to (\d+) ms\)", text)
+    assert longest is not None, text
+    assert 120 <= int(longest[1]) < 10_000, "a busy machine wakes the server late"
 
     await running(server.url, namespace, name="one")
     monkeypatch.setattr("peerjob.store.lua.check.diagnosis._SLOW", 0.0)

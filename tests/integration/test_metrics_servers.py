@@ -49,8 +49,14 @@ async def test_the_counts_of_all_nodes_sum_up_to_what_there_was(durable_server: 
         return [await scraped(first), await scraped(second)]
 
     async def all_counted() -> bool:
-        """A node counts what it ended when it hears that this was accepted, which others may know before it."""
-        return sum(samples["peerjob_completed_total"]["sleep",] for samples in await scrape_both()) >= 300
+        """A node counts what it ended when it hears that this was accepted, which others may know before it.
+
+        It can renew its lease, and be elected, later than that.
+        """
+        found = await scrape_both()
+        renewed = all(("renew",) in samples["peerjob_store_seconds_sum"] for samples in found)
+        leads = one.is_leader or two.is_leader
+        return sum(samples["peerjob_completed_total"]["sleep",] for samples in found) >= 300 and renewed and leads
 
     async with (
         await serve_metrics(one, "127.0.0.1:0") as first,

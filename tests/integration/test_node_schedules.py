@@ -87,7 +87,8 @@ async def test_the_verbs_of_a_schedule_work_from_any_node(start_node: StartNode)
     paused = await other.pause_schedule("often", "enough")
     await asyncio.sleep(0.55)
     going, last, *_ = await schedule.fires(limit=1000)
-    assert (going.ongoing, last.outcome, going.nominal) == (True, FireOutcome.FIRED, paused.next_at)
+    assert (going.ongoing, going.nominal) == (True, paused.next_at)
+    assert last.outcome in (FireOutcome.FIRED, FireOutcome.COALESCED), "several times are one fire of a late leader"
     assert (await schedule.refresh()).note == "enough"
     by_hand = await schedule.trigger()
     assert by_hand is not None

@@ -117,9 +117,10 @@ async def test_07_nodes_never_run_one_instance_at_the_same_time(start_node: Star
 
 
 async def test_09_cancel_reaches_what_runs_on_another_node(start_node: StartNode, server: Server) -> None:
-    reasons: list[str | None] = []
+    begun, reasons = list[str](), list[str | None]()
 
-    async def long(ctx: Context = INJECTED) -> None:
+    async def long(ctx: Context = INJECTED, instance: Instance[Any] = INJECTED) -> None:
+        begun.append(instance.id)
         try:
             await asyncio.sleep(30)
         finally:
@@ -132,7 +133,7 @@ async def test_09_cancel_reaches_what_runs_on_another_node(start_node: StartNode
     other = await web.schedule(Job("unknown"))
 
     async def three_run() -> bool:
-        return await worker.count(Query(state=State.PROCESSING)) == 3
+        return await worker.count(Query(state=State.PROCESSING)) == len(begun) == 3
 
     async def all_ended() -> bool:
         return len(reasons) == 3

@@ -67,7 +67,7 @@ async def test_the_page_of_a_recipe_shows_a_job_to_its_end_although_its_replica_
         await page.get_by_role("button", name="Bake").click()
         await expect(page.locator("#log")).to_contain_text("loaf 3 of")
 
-        assert await page.locator("#state").text_content() == "Processing"
+        await expect(page.locator("#state")).to_have_text("Processing")
         replicas[first].kill()
         await asyncio.wait_for(proxy.refused.wait(), PATIENCE)
         proxy.replica = second
