@@ -24,6 +24,8 @@ CALL_TIMEOUT_OF_SEVERAL = 2.5
 _CLOSING = 0.05
 """Seconds that a closing client leaves to gRPC, which reports its last calls to the event loop. The event loop must
 still be open."""
+_RENEWALS = 5
+"""How often a call gets a new token. Each change of users or roles can end a token before the call arrives with it."""
 _SILENT_AFTER = 0.1
 """If a caller cancels a call after this many seconds or more, the member counts as not answering."""
 
@@ -110,15 +112,15 @@ class EtcdClient:
 
     async def call(self, method: str, request: Any) -> Any:
         """Send a request once; skip members that cannot be reached at all."""
-        unreachable, renewed = 0, False
+        unreachable, renewals = 0, 0
         while True:
             endpoint, metadata = self.endpoint, self._metadata
             started = self._clock.elapsed()
             try:
                 reply = await getattr(endpoint, method)(request, timeout=self.timeout, metadata=metadata)
             except aio.AioRpcError as error:
-                if bad_token(error) and self.address.username and not renewed:
-                    renewed = True
+                if bad_token(error) and self.address.username and renewals < _RENEWALS:
+                    renewals += 1
                     await self.renew_token(metadata)
                     continue
                 failure = self.failed(endpoint, error)

@@ -14,6 +14,8 @@ from peerjob.model.findings import Severity
 from peerjob.store.base import Store
 from peerjob.store.drivers import diagnose
 from peerjob.store.etcd.address import EtcdAddress, parse_address
+from peerjob.store.etcd.api import Metadata
+from peerjob.store.etcd.client import EtcdClient
 from peerjob.store.kv.format.base import Put, Transaction
 from support.etcd import ROOT_PASSWORD, EtcdServer, StartEtcd, other_ca
 from support.etcd_site import EtcdSite
@@ -131,6 +133,38 @@ async def test_rights_that_change_meanwhile_are_met_with_a_new_token(guarded: Et
     for number in range(3):
         guarded.call("auth/user/add", name=f"user{number}", password="any")
         await kv.txn([Transaction([], [Put(f"key{number}", b"")])])
+
+
+@pytest.mark.parametrize(("changes", "renewals"), [(4, 5), (9, 5)], ids=["a few", "no end"])
+async def test_tokens_that_end_before_their_first_use_are_renewed_a_few_times(
+    start_etcd: StartEtcd, etcd_site: EtcdSite, monkeypatch: pytest.MonkeyPatch, changes: int, renewals: int
+) -> None:
+    """An operator changes users and roles one after the other."""
+    server = start_etcd(config=("--auth-token", "simple"))
+    server.enable_auth()
+    kv = await etcd_site.driver(with_user(server.url, "root", ROOT_PASSWORD))
+    renew, renewed = EtcdClient.renew_token, 0
+
+    def change() -> None:
+        # it ends the tokens of the user
+        server.call("auth/user/changepw", name="root", password=ROOT_PASSWORD)
+
+    async def outdated(self: EtcdClient, old: Metadata) -> None:
+        nonlocal renewed
+        await renew(self, old)
+        renewed += 1
+        if renewed <= changes:
+            await asyncio.to_thread(change)
+
+    monkeypatch.setattr(EtcdClient, "renew_token", outdated)
+    change()
+    call = kv.txn([Transaction([], [Put("key", b"")])])
+    if changes < renewals:
+        await call
+    else:
+        with pytest.raises(StoreCredentialsError, match="invalid auth token"):
+            await call
+    assert renewed == renewals
 
 
 async def test_many_calls_with_an_old_token_get_one_new_token(start_etcd: StartEtcd, etcd_site: EtcdSite) -> None:
