@@ -475,6 +475,39 @@ async def test_a_check_goes_on_where_the_caller_of_set_limit_died(site: MakeSite
     assert await counts(store) == [("k", 3, 2)]
 
 
+async def test_limits_hold_again_after_the_key_that_marks_them_was_removed(
+    site: MakeSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    await store.publish_limits([*shared("capped", concurrency=1), KindLimits(kind="work", key_concurrency=1)])
+    await store.enqueue([*(here.make.instance(kind="capped") for _ in range(3)), *keyed(here, 3)])
+    peer = await here.join(store, kinds=("capped", "work"))
+    claims = await peer.take()
+    assert sorted(claim.kind for claim in claims) == ["capped", "work"]
+    with connect(here) as server:
+        server.delete(here.key("limited"))
+    for claim in claims:
+        await peer.end(claim)
+    with caplog.at_level(logging.ERROR, logger="peerjob.store"):
+        cursor: str | None = None
+        while True:
+            _, cursor = await store.check_limits(cursor)
+            if cursor is None:
+                break
+    assert "key 'limited': it was missing, so no limit held" in caplog.text
+    for _ in range(2):
+        claims = await peer.take()
+        assert sorted(claim.kind for claim in claims) == ["capped", "work"]
+        for claim in claims:
+            await peer.end(claim)
+    assert await counts(store) == []
+    # a namespace that has no limits stays without them
+    await store.publish_limits([KindLimits(kind="capped"), KindLimits(kind="work")])
+    assert await store.check_limits() == (0, None)
+    assert here.key("limited") not in here.all_keys()
+
+
 async def test_a_check_frees_what_belongs_to_no_instance(site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
     here = site()
     store = await here.open(retry_for=0)

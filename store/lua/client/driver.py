@@ -371,7 +371,7 @@ def log_set_aside(fields: Sequence[bytes]) -> None:
     texts = [item.decode(errors="backslashreplace") for item in fields]
     for what, name, kind, reason in zip(*[iter(texts)] * 4, strict=False):
         if what == "l":
-            LOGGER.error("%s %r: %s", "limit" if kind == "limit" else "rule of kind", name, reason)
+            LOGGER.error("%s %r: %s", "rule of kind" if kind == "rule" else kind, name, reason)
         else:
             text = "set aside instance %s of kind %r: %s" if what else "instance %s of kind %r: %s"
             LOGGER.error(text, name, kind or "?", reason)

@@ -21,7 +21,7 @@ local function set_aside(id, kind, reason)
 end
 
 -- Plan to count and report an entry of a queue or an index that is wrong. The instance itself is not affected. `what`: "l"
--- for a limit or the rule of a kind: `id` is the name, and `kind` is "limit" or "rule".
+-- for what belongs to limits: `id` is its name, and `kind` is "limit", "rule" of a kind, or "key" of the namespace.
 local function count_stray(id, kind, reason, what)
   strays[#strays + 1] = {id, kind, reason, what}
 end
@@ -85,7 +85,7 @@ local function write_planned_aside()
 end
 
 -- Do what set_aside and count_stray have planned. Return a flat list with "1" for an instance that was set aside, "l" for
--- a limit or a rule, or "" for an entry, and id, kind and reason of each. See count_stray.
+-- what belongs to limits, or "" for an entry, and id, kind and reason of each. See count_stray.
 local function write_set_aside()
   return (to_set_aside[1] or strays[1]) and write_planned_aside() or {}
 end

@@ -7,7 +7,8 @@
 -- Reply    {number of admissions that belonged to no instance; next kind and cursor ("" and "0" at the end); entries that
 --          could not be read, as in write_set_aside}
 local since, from, freed = now - tonumber(ARGV[1]), ARGV[2], 0
-local stored, kinds, seen = shared and call('HGETALL', LIMITS) or {}, {}, {}
+local is_unmarked = not limited and not select(2, coordination(LIMITS, 'k'))
+local stored, kinds, seen = (shared or is_unmarked) and call('HGETALL', LIMITS) or {}, {}, {}
 for n = 1, #stored, 2 do
   local what, kind = sub(stored[n], 1, 1), sub(stored[n], 2)
   if (what == 'k' or what == 'g') and kind >= from and not seen[kind] then
@@ -15,6 +16,13 @@ for n = 1, #stored, 2 do
   end
 end
 table.sort(kinds)
+
+-- Without the key LIMITED, this script has no functions for limits: the next call counts what came and left meanwhile.
+if is_unmarked and stored[1] then
+  call('SET', LIMITED, '1')
+  count_stray('limited', 'key', 'it was missing, so no limit held; it is written again', 'l')
+  return {0, kinds[1] or '', '0', write_set_aside()}
+end
 
 -- A kind with at most this many entries is counted as a whole, so that wrong counts of its keys are found.
 local MAX_COUNTED = 5000
