@@ -108,7 +108,10 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
     return asyncio._get_running_loop()  # pyright: ignore[reportPrivateUsage]
 
 
-@functools.cache
+_STORES: dict[BackendOptions, TaskStore] = {}
+
+
 def task_store_of(options: BackendOptions) -> TaskStore:
     """The store of tasks of this process for these options: Django makes a backend for each thread."""
-    return TaskStore(options)
+    # setdefault() gives threads that come at once the same store, without a lock that a fork could copy locked
+    return _STORES.get(options) or _STORES.setdefault(options, TaskStore(options))
