@@ -125,8 +125,12 @@ async def idle(node: Node, kinds: Sequence[str]) -> None:
         left = [one async for one in node.iter_instances(Query(state=State.ACTIVE))]
         return not any(one.kind in kinds or (one.kind != "slow" and one.waits_for is None) for one in left)
 
+    async def rests() -> bool:
+        # a parent also waits until the end of its last child is settled, and then it goes on
+        return await look() and not (await node.stats()).settling and await look()
+
     async with asyncio.timeout(60):
-        await until(look)
+        await until(rests)
 
 
 def graph(members: int) -> Flow:

@@ -83,6 +83,8 @@ async def test_no_kill_loses_an_acknowledged_write_or_damages_the_file(
         running[f"x{turn}"] = children[f"x{turn}"] = processes.start("write", f"x{turn}")
     for child in running.values():
         child.kill()
+    for child in children.values():
+        child.wait()  # a kill does not wait for the lines that the child has printed
 
     (counter,), total = await kv.get([COUNTER]), 0
     for name, child in children.items():
