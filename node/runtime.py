@@ -167,7 +167,7 @@ class NodeRuntime:
         )  # fmt: skip
         self.claim_loop = ClaimLoop(
             clock, store, catalogue.claimable, held, unsent, in_flight, waker, pool, self.changes, self.lease_dead,
-            observers, catalogue.changed,
+            observers, catalogue.limits_missing,
         )  # fmt: skip
         hint_wait = HintWait(
             clock, store, catalogue.claimable, held, in_flight, unsent, pool, self._expects_changes,

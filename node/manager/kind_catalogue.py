@@ -93,9 +93,20 @@ class KindCatalogue(BackgroundRole):
         """Descriptors by kind and digest; None for one that this release cannot read."""
         self._partial: set[str] = set()
         """Kinds of which the store lacked a live descriptor: a joining node publishes after it joins."""
+        self._lacked_at: float | None = None
+        """When the store last told that it lacks limits."""
         self._looked_at: float | None = None
         self._unanswered_at: float | None = None
         """When the store did not answer a look, unless it answered a later one."""
+
+    def limits_missing(self) -> None:
+        """Publish the kinds soon, because the store lacks limits; without own limits, once a minute at most."""
+        now = self.clock.elapsed()
+        if self._limits or self._lacked_at is None or now - self._lacked_at >= MAX_COUNT_AGE:
+            self._lacked_at = now
+            if not self._changed.is_set():
+                logger.warning("the store lacks limits of kinds; the node publishes its kinds again")
+            self._changed.set()
 
     def changed(self) -> None:
         """Publish the kinds soon, because they have changed."""

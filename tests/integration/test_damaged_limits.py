@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from peerjob import INJECTED, Context, Job, Limit, Node
+from peerjob import INJECTED, Context, Job, KeyLimit, Limit, Node
 from peerjob.model.clock import SystemClock
 from peerjob.testing.helpers import running_node
 from support.damage.values import Etcd, Holder, Redis, Value
@@ -85,6 +85,28 @@ async def test_a_limit_that_is_gone_comes_back(holder: Holder, store_url: str, n
             reread(holder, namespace)
             await (await node.schedule("few", 0)).result(10)
             await until(lambda: concurrency_of(node))
+
+
+@pytest.mark.parametrize("store_url", ["redis", "valkey"], indirect=True)
+async def test_limits_that_are_all_gone_come_back(
+    holder: Redis, store_url: str, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node without limits finds it, too, and cannot mend it: it publishes its kinds only once."""
+    keyed = Job("keyed", few, limits=[KeyLimit("{seconds}")])
+    async with (
+        running_node(*JOBS, keyed, store=store_url, namespace=namespace, clock=SystemClock(), workers=3) as node,
+        Node(store_url, namespace=namespace, jobs=[Job("unlimited", few)]) as other,
+    ):
+        assert await concurrency_of(node) == 1
+        with contextlib.closing(holder):
+            holder.remove(stored(holder, namespace, "limit"))
+        await (await other.schedule("keyed", 0)).result(10)
+        for _ in range(3):
+            await (await other.schedule("unlimited", 0)).result(10)
+        await until(lambda: concurrency_of(node))
+        views = [view async for view in node.limits()]
+        assert sorted(view.kinds for view in views) == [("few",), ("keyed",)]
+    assert "the store lacks limits of kinds; the node publishes its kinds again" in caplog.text
 
 
 @pytest.mark.parametrize("store_url", ["redis", "valkey"], indirect=True)

@@ -214,7 +214,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     dead: bool = False
     """Whether this incarnation is marked dead or never joined. Nothing was claimed: join as a new incarnation."""
     limits_missing: bool = False
-    """Whether limits of the wanted kinds cannot be read and let all pass: the node publishes its kinds again."""
+    """Whether limits of the wanted kinds cannot be read or are lost, and let all pass: the node publishes its kinds."""
 
 
 class Action(StrEnum):

@@ -44,11 +44,12 @@ local come_to_gate = gates and function(id, kind, score, due, suspect)
   return true
 end
 
--- LIMITS has a field for each kind with keys: that of its rule, or "g" and the kind.
+-- LIMITS has a field for each kind with keys: that of its rule, or "g" and the kind. If LIMITS is lost, it stays so until a
+-- claim finds that, and its node publishes all limits again.
 local open_gate = gates and function(kind)
   if not has_keys(kind) then
     gates.unused[kind], gates.with_keys[kind] = true, true
-    if not shared.rule(kind) then
+    if not shared.rule(kind) and call('EXISTS', PREFIX .. 'limits') == 1 then
       add_pair('HSET', PREFIX .. 'limits', 'g' .. kind, '')
     end
   end

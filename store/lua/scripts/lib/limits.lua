@@ -12,7 +12,7 @@
 -- The hash of a shared limit tells where its numbers come from: code and set (the numbers of the code and of the setting),
 -- and note (of the setting).
 -- Only claims look for damaged limits. A claim reports one and empties its field. Each claim tells its node that limits
--- of its kinds are missing, so that the node publishes them again.
+-- of its kinds are missing, or LIMITS as a whole, so that the node publishes them again.
 -- Nothing counts the claims of a limit: the indexes of Processing instances tell how many there are.
 
 -- Return a shared limit from the text that LIMITS has for it; nil for a missing or damaged one. A namespace can have a
@@ -46,7 +46,7 @@ end
 -- While a script runs, a limit has `left`: how many starts are possible; `opens`: the moment at which time alone makes
 -- further starts possible, or nil; `before`: how many starts were possible at first.
 local shared = limited and (function()
-  local self = {held_back = {}, damaged = {}, with_ends = {}, limits = {}, are_missing = false,
+  local self = {held_back = {}, damaged = {}, with_ends = {}, limits = {}, are_missing = false, has_fields = false,
     followed_by_claim = nil, makes_room = nil}
   local rules, limits, claimed_prefix = {}, self.limits, PREFIX .. PROCESSING .. ':'
 
@@ -136,7 +136,7 @@ local shared = limited and (function()
     for n = 1, #kinds do
       local kind, text = kinds[n], has_other_type and '?' or texts[n]
       local paused, own, one, other = match(text or '', '^([01]) %d+ (%d+) ([^%z]*)%z?([^%z]*)$')
-      self.are_missing = self.are_missing or text and not paused
+      self.are_missing, self.has_fields = self.are_missing or text and not paused, self.has_fields or text
       self.damaged['rule ' .. kind] = text and text ~= '' and not paused or nil
       rules[kind] = paused and {paused = paused == '1', own = tonumber(own), limits = {}, one = one, other = other} or false
       for at = 1, paused and 2 or 0 do

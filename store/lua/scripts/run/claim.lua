@@ -121,6 +121,8 @@ claim_reply[2], claim_reply[3] = now, 0
 call('HLEN', claim.owned)
 if shared then
   shared.load(claim.named)
+  -- LIMITED exists as long as LIMITS has a field. Without LIMITS, the limits of all kinds are lost.
+  shared.are_missing = shared.are_missing or not shared.has_fields and call('EXISTS', LIMITS) == 0
 end
 
 -- 5. Move what fell due to its queue.
