@@ -272,9 +272,10 @@ class Session:
         """Look whether other processes have written, and write a checkpoint if one is due."""
         (version,) = self._run("PRAGMA data_version").fetchone()
         if version != self._data_version:
-            self._data_version = version
             self.look(watches)
             self.first_end_us = self._leases.first_end_us()
+            # last, so that the next second looks again after an error of the disk
+            self._data_version = version
         else:
             self._own.clear()
             for watch in watches:

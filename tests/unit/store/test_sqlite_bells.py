@@ -9,6 +9,7 @@ import pytest
 from peerjob.store.kv.format.base import Put, Transaction
 from peerjob.store.sqlite.requests import Request, request_of
 from peerjob.store.sqlite.session import Session
+from peerjob.store.sqlite.table import Table
 from peerjob.store.sqlite.watch import SqliteWatch
 from peerjob.testing import VirtualClock
 
@@ -67,6 +68,29 @@ async def test_a_watch_tells_what_its_own_process_put_once(tmp_path: Path, clock
         other.write([_put("test/watched/other")], [])
         own.look([watch])
         assert await watch.changed(0) == {"test/watched/other": b""}
+
+
+async def test_a_look_that_failed_is_repeated(
+    tmp_path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.db"
+    with contextlib.ExitStack() as cleanup:
+        own, other = (Session(path, f"sqlite://{path}", clock) for _ in range(2))
+        cleanup.callback(own.close)
+        cleanup.callback(other.close)
+        watch = SqliteWatch(("test/watched/",), own.revision, lambda _: None)
+        own.tick([watch])
+        other.write([_put("test/watched/a")], [])
+        with monkeypatch.context() as broken:
+            broken.setattr(Table, "newer", _failing)
+            with pytest.raises(sqlite3.OperationalError):
+                own.tick([watch])
+        own.tick([watch])
+        assert await watch.changed(0) == {"test/watched/a": b""}
+
+
+def _failing(*_: object) -> None:
+    raise sqlite3.OperationalError("disk I/O error")
 
 
 def _put(key: str) -> Request:
