@@ -22,6 +22,7 @@ class FileRegistry:
     def __init__(self) -> None:
         self._threads: dict[Path, FileThread] = {}
         self._lock = threading.Lock()
+        self._is_parked = False
         os.register_at_fork(before=self._park, after_in_parent=self._resume, after_in_child=self._forget)
 
     def acquire(self, path: Path, url: str, clock: Clock) -> FileThread:
@@ -44,10 +45,14 @@ class FileRegistry:
 
     def _park(self) -> None:
         self._lock.acquire()
+        self._is_parked = True
         for thread in self._threads.values():
             thread.park()
 
     def _resume(self) -> None:
+        if not self._is_parked:
+            return  # this module was imported while the fork waited for another library
+        self._is_parked = False
         for thread in self._threads.values():
             thread.resume()
         self._lock.release()
@@ -56,6 +61,7 @@ class FileRegistry:
         for thread in self._threads.values():
             thread.abandon()
         self._threads = {}
+        self._is_parked = False
         self._lock = threading.Lock()
 
 

@@ -68,6 +68,7 @@ class TaskBackend(BaseTaskBackend):
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
         super().__init__(alias, params)
         self._jobs: dict[int, tuple[AnyTask, Job[..., Any, Any]]] = {}
+        self._store: TaskStore | None = None
         self._checked: BackendOptions | InvalidTaskBackend
         try:
             self._checked = read_options(alias, self.options)
@@ -229,13 +230,16 @@ class TaskBackend(BaseTaskBackend):
         except OptionError as error:
             raise InvalidTaskBackend(f"{where}: {error}") from error
 
-    @functools.cached_property
+    @property
     def _tasks(self) -> TaskStore:
-        self.check_outbox()
-        try:
-            return task_store_of(self.checked_options)
-        except OptionError as error:
-            raise self._named(error) from error
+        # no cached_property: before Python 3.12 it has a lock, which a fork could copy locked
+        if self._store is None:
+            self.check_outbox()
+            try:
+                self._store = task_store_of(self.checked_options)
+            except OptionError as error:
+                raise self._named(error) from error
+        return self._store
 
     def _named(self, error: OptionError) -> PeerjobError | InvalidTaskBackend:
         """An error of a node of this backend, with the setting if it is about one of OPTIONS."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -36,7 +35,7 @@ class BackendOptions:
     enqueue_on_commit: bool = True
     outbox: bool | str = False
 
-    @functools.cached_property
+    @property
     def outbox_alias(self) -> str | None:
         """The alias of the database with the outbox; None without one."""
         if isinstance(self.outbox, str):

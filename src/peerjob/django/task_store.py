@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
+import threading
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -33,6 +33,8 @@ class TaskStore:
             timezone="UTC",
             local_objects=lambda: None,
         )
+        self.outbox = Outbox()
+        """Writes the rows of an outbox."""
         self._lent: tuple[int, Node, asyncio.AbstractEventLoop] | None = None
 
     def new_id(self, call: Call[Any]) -> str:
@@ -48,11 +50,6 @@ class TaskStore:
             return self.manager.store_for_id(call)
         instance = self._ask(lambda node: node.schedule(call), lambda: self.manager.store(call, (), {}), job=call.job)
         return instance.id
-
-    @functools.cached_property
-    def outbox(self) -> Outbox:
-        """Writes the rows of an outbox."""
-        return Outbox()
 
     def store(self, id: str, call: Call[Any]) -> Instance[Any]:
         """Store an instance with an id of `new_id`. Raises a StoreError if the store cannot take it."""
@@ -109,9 +106,17 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 _STORES: dict[BackendOptions, TaskStore] = {}
+_MAKING = threading.RLock()
+# A store imports its engine. A child that is forked meanwhile would wait forever for the lock of that import.
+os.register_at_fork(before=_MAKING.acquire, after_in_parent=_MAKING.release, after_in_child=_MAKING.release)
 
 
 def task_store_of(options: BackendOptions) -> TaskStore:
     """The store of tasks of this process for these options: Django makes a backend for each thread."""
-    # setdefault() gives threads that come at once the same store, without a lock that a fork could copy locked
-    return _STORES.get(options) or _STORES.setdefault(options, TaskStore(options))
+    store = _STORES.get(options)
+    if store is None:
+        with _MAKING:
+            store = _STORES.get(options)
+            if store is None:
+                store = _STORES[options] = TaskStore(options)
+    return store
