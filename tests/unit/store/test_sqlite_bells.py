@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,43 +51,42 @@ async def test_a_process_that_has_ended_is_registered_no_more(tmp_path: Path, cl
         assert _registered(path) == 1
 
 
+@pytest.fixture
+def pair(tmp_path: Path, clock: VirtualClock) -> Iterator[tuple[Session, Session]]:
+    """Sessions of two processes that share a file."""
+    path = tmp_path / "a.db"
+    own, other = (Session(path, f"sqlite://{path}", clock) for _ in range(2))
+    with contextlib.closing(own), contextlib.closing(other):
+        yield own, other
+
+
 @pytest.mark.parametrize("ticks", [False, True])
-async def test_a_watch_tells_what_its_own_process_put_once(tmp_path: Path, clock: VirtualClock, ticks: bool) -> None:
+async def test_a_watch_tells_what_its_own_process_put_once(pair: tuple[Session, Session], ticks: bool) -> None:
     """Neither when another process has put a key, nor after the look of each second has found nothing."""
-    path = tmp_path / "a.db"
-    with contextlib.ExitStack() as cleanup:
-        own, other = (Session(path, f"sqlite://{path}", clock) for _ in range(2))
-        cleanup.callback(own.close)
-        cleanup.callback(other.close)
-        watch = SqliteWatch(("test/watched/",), own.revision, lambda _: None)
-        own.register([watch])
+    own, other = pair
+    watch = SqliteWatch(("test/watched/",), own.revision, lambda _: None)
+    own.register([watch])
+    own.tick([watch])
+    own.write([_put("test/watched/own")], [watch])
+    assert await watch.changed(0) == {"test/watched/own": b""}
+    if ticks:
         own.tick([watch])
-        own.write([_put("test/watched/own")], [watch])
-        assert await watch.changed(0) == {"test/watched/own": b""}
-        if ticks:
+    other.write([_put("test/watched/other")], [])
+    own.look([watch])
+    assert await watch.changed(0) == {"test/watched/other": b""}
+
+
+async def test_a_look_that_failed_is_repeated(pair: tuple[Session, Session], monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = pair
+    watch = SqliteWatch(("test/watched/",), own.revision, lambda _: None)
+    own.tick([watch])
+    other.write([_put("test/watched/a")], [])
+    with monkeypatch.context() as broken:
+        broken.setattr(Table, "newer", _failing)
+        with pytest.raises(sqlite3.OperationalError):
             own.tick([watch])
-        other.write([_put("test/watched/other")], [])
-        own.look([watch])
-        assert await watch.changed(0) == {"test/watched/other": b""}
-
-
-async def test_a_look_that_failed_is_repeated(
-    tmp_path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.db"
-    with contextlib.ExitStack() as cleanup:
-        own, other = (Session(path, f"sqlite://{path}", clock) for _ in range(2))
-        cleanup.callback(own.close)
-        cleanup.callback(other.close)
-        watch = SqliteWatch(("test/watched/",), own.revision, lambda _: None)
-        own.tick([watch])
-        other.write([_put("test/watched/a")], [])
-        with monkeypatch.context() as broken:
-            broken.setattr(Table, "newer", _failing)
-            with pytest.raises(sqlite3.OperationalError):
-                own.tick([watch])
-        own.tick([watch])
-        assert await watch.changed(0) == {"test/watched/a": b""}
+    own.tick([watch])
+    assert await watch.changed(0) == {"test/watched/a": b""}
 
 
 def _failing(*_: object) -> None:
